@@ -1,0 +1,94 @@
+"""`pawand chat`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pawand.cli.common import Context, printable
+from pawand.errors import PawandError
+
+
+class TurnFailedError(PawandError):
+    code = "turn"
+
+
+@click.command("chat")
+@click.argument("message")
+@click.option("--session", metavar="ID", help="Continue this session, or begin one with this id.")
+@click.option("--model", help="Model for this message only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one event a line, as JSON.")
+@click.pass_obj
+def command(context: Context, message: str, session: str | None, model: str | None, as_json: bool) -> None:
+    """Send MESSAGE to the agent and show its answer as it comes.
+
+    The answer goes to standard output, tool calls and the session's id to standard error.
+    """
+    body = {"message": message, "session_id": session, "model": model}
+    events = context.client().stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
+    show = _print_json if as_json else _Terminal().show
+    terminal_event: tuple[str, dict[str, Any]] | None = None
+    for event, id, data in events:
+        show(event, id, data)
+        if event in ("done", "error"):
+            terminal_event = event, data
+    if terminal_event is None:
+        raise TurnFailedError("the connection ended before the turn did; the turn goes on in the daemon")
+    name, data = terminal_event
+    if name == "error":
+        raise TurnFailedError(str(data["message"]))
+
+
+def _print_json(event: str, id: str, data: dict[str, Any]) -> None:
+    click.echo(json.dumps({"event": event, "id": id, **data}, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+class _Terminal:
+    """Tokens as they come; a line for each tool call."""
+
+    def __init__(self) -> None:
+        self._in_line = False
+
+    def show(self, event: str, id: str, data: dict[str, Any]) -> None:
+        match event:
+            case "token":
+                self._write(data["content"])
+            case "tool_start":
+                self._note(f"▸ {data['name']} {_brief(data['arguments'])}")
+            case "tool_complete":
+                mark = "✓" if data["success"] else "✗"
+                first = data["result_preview"].strip().partition("\n")[0]
+                self._note(f"{mark} {data['name']} {data['duration_ms']} ms  {first[:100]}")
+            case "retry":
+                self._note(f"↻ {data['reason']}; again in {data['delay_ms'] / 1000:.1f} s")
+            case "done":
+                if data["finish_reason"] not in ("stop", "tool_calls"):
+                    self._note(f"the answer is not complete: {data['finish_reason']}")
+                self._note(f"session {data['session_id']}")
+            case "error":
+                self._end_line()
+
+    def _write(self, text: str) -> None:
+        text = printable(text)
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+        self._in_line = not text.endswith("\n") if text else self._in_line
+
+    def _note(self, text: str) -> None:
+        self._end_line()
+        click.secho(printable(text), err=True, dim=True)
+
+    def _end_line(self) -> None:
+        if self._in_line:
+            click.echo()
+            self._in_line = False
+
+
+def _brief(arguments: Any) -> str:
+    text = " ".join(str(value) for value in arguments.values()) if isinstance(arguments, dict) else str(arguments)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,75 @@
+"""What the commands share: finding the daemon, and printing for people or for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from pawand import paths
+from pawand.client import Client, read_state_file
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class Context:
+    """The `--url` of the command line, and what follows from it."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+
+    def client(self) -> Client:
+        """A client for `--url`, else the running daemon of this state folder, else the configured address."""
+        url = self._url or str((read_state_file(paths.state_dir()) or {}).get("url", "")) or _configured_url()
+        return Client(url, _token(url))
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether a daemon owns this state folder, or one was named."""
+        return self._url is not None or read_state_file(paths.state_dir()) is not None
+
+
+def _configured_url() -> str:
+    from pawand import config
+
+    server = config.load(Path.cwd(), {}).config.server
+    host = server.host if isinstance(server.host, str) else server.host[0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where to reach it, not where to bind
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+
+
+def _token(url: str) -> str | None:
+    """This machine's token, for a daemon of this machine only."""
+    if (urlsplit(url).hostname or "") not in ("127.0.0.1", "::1", "localhost"):
+        return None
+    try:
+        return (paths.state_dir() / "token").read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def printable(text: str) -> str:
+    """Text of a model or a peer without the control characters that would steer a terminal."""
+    return _CONTROL.sub("", text)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
+    Console(highlight=False).print(table)

@@ -1,0 +1,75 @@
+"""The `pawand` command. Subcommands are imported when they are called; errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from pawand import __version__
+from pawand.cli.common import Context
+from pawand.errors import PawandError
+
+COMMANDS = {
+    "serve": "serve",
+    "status": "status",
+    "chat": "chat",
+    "sessions": "sessions",
+    "models": "models",
+    "agents": "agents",
+    "version": "version",
+}
+"""Command → module of `pawand.cli`, in the order of `--help`."""
+EXIT_CODES = {"config": 2, "not_running": 3}
+"""Error code → exit code; every other error is 1 (docs/operations.md)."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"pawand.cli.{COMMANDS[name]}").command
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 not running, 130 interrupted.",
+)
+@click.option("--url", metavar="URL", help="Daemon to talk to; found by itself when it runs on this machine.")
+@click.version_option(__version__, prog_name="pawand")
+@click.pass_context
+def pawand(ctx: click.Context, url: str | None) -> None:
+    """The Pawan coding agent on HTTP.
+
+    Start it in a project with `pawand serve`, then talk to it from another shell:
+
+    \b
+      pawand chat "What does this project do?"
+      curl localhost:3300/health
+    """
+    ctx.obj = Context(url)
+
+
+def main() -> None:
+    try:
+        code = pawand.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except PawandError as error:
+        click.echo(f"pawand: {error.message}", err=True)
+        sys.exit(EXIT_CODES.get(error.code, 1))
+    sys.exit(code if isinstance(code, int) else 0)

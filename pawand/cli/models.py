@@ -1,0 +1,21 @@
+"""`pawand models`."""
+
+from __future__ import annotations
+
+import click
+
+from pawand.cli.common import Context, as_json, print_json, print_table
+
+
+@click.command("models")
+@as_json
+@click.pass_obj
+def command(context: Context, as_json: bool) -> None:
+    """List the models that the daemon uses."""
+    models = context.client().get("/models")["models"]
+    if as_json:
+        print_json(models)
+    else:
+        print_table(
+            ["model", "provider", ""], ([m["name"], m["provider"], "default" * m["is_default"]] for m in models)
+        )

@@ -1,0 +1,116 @@
+"""`pawand sessions`: through the daemon when one runs, else straight from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pawand import paths
+from pawand.cli.common import Context, as_json, print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from pawand.sessions.store import SessionStore
+
+
+@click.group("sessions")
+def command() -> None:
+    """List, show and delete conversations."""
+
+
+@command.command("list")
+@as_json
+@click.pass_obj
+def list_(context: Context, as_json: bool) -> None:
+    """List sessions, the newest first."""
+    rows = _list(context)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        click.echo("no sessions yet; begin one with: pawand chat MESSAGE")
+    else:
+        headings = ["id", "updated", "messages", "model", "title"]
+        print_table(
+            headings, ([r["id"], _day(r["updated_at"]), r["message_count"], r["model"], r["title"]] for r in rows)
+        )
+
+
+@command.command()
+@click.argument("id")
+@as_json
+@click.pass_obj
+def show(context: Context, id: str, as_json: bool) -> None:
+    """Show the messages of session ID."""
+    session = _show(context, id)
+    if as_json:
+        print_json(session)
+        return
+    click.secho(f"{session['id']}  {session['model']}  {_day(session['updated_at'])}", bold=True)
+    for message in session["messages"]:
+        click.secho(f"\n{message['role']}  {_day(message['timestamp'])}", fg="cyan")
+        if message["content"]:
+            click.echo(printable(message["content"]))
+        for call in message.get("tool_calls", []):
+            click.secho(printable(f"▸ {call['name']} {call['arguments']}"), dim=True)
+
+
+@command.command()
+@click.argument("id")
+@click.pass_obj
+def delete(context: Context, id: str) -> None:
+    """Delete session ID; a turn that runs in it is cancelled."""
+    if context.runs_here:
+        context.client().delete(f"/sessions/{_path(id)}")
+    else:
+        store = _store()
+        store.open()
+        try:
+            store.delete(id)
+        finally:
+            store.close()
+    click.echo(f"deleted {id}")
+
+
+def _list(context: Context) -> list[dict[str, Any]]:
+    if context.runs_here:
+        rows: list[dict[str, Any]] = context.client().get("/sessions")
+        return rows
+    import msgspec
+
+    from pawand.sessions import view
+
+    store = _store()
+    if not store.folder.is_dir():
+        return []
+    return [msgspec.to_builtins(view.summary(row, active=False)) for row in store.list()]
+
+
+def _show(context: Context, id: str) -> dict[str, Any]:
+    if context.runs_here:
+        session: dict[str, Any] = context.client().get(f"/sessions/{_path(id)}")
+        return session
+    import msgspec
+
+    from pawand.sessions import view
+
+    found: dict[str, Any] = msgspec.to_builtins(view.detail(_store().load(id), active_turn=None))
+    return found
+
+
+def _store() -> SessionStore:
+    from pawand import config
+    from pawand.sessions.store import SessionStore
+
+    folder = config.load(Path.cwd(), {}).config.sessions.dir
+    return SessionStore(Path(folder).expanduser() if folder else paths.state_dir() / "sessions")
+
+
+def _path(id: str) -> str:
+    from urllib.parse import quote
+
+    return quote(id, safe="")
+
+
+def _day(time: str) -> str:
+    return time[:16].replace("T", " ")

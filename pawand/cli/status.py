@@ -1,0 +1,59 @@
+"""`pawand status`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from pawand import paths
+from pawand.cli.common import Context, as_json, print_json
+from pawand.client import NotRunningError, read_state_file
+
+NOT_RUNNING = 3
+
+
+@click.command("status")
+@as_json
+@click.pass_obj
+def command(context: Context, as_json: bool) -> None:
+    """Tell whether the daemon runs, and how it is.
+
+    Exits 0 when it runs, 3 when it does not.
+    """
+    client = context.client()
+    known = read_state_file(paths.state_dir()) or {}
+    pid = known.get("pid") if known.get("url") == client.url else None
+    status: dict[str, Any] = {"running": False, "pid": pid, "url": client.url}
+    try:
+        status |= {"running": True, **client.get("/health")}
+    except NotRunningError as error:
+        status["error"] = error.message
+    if as_json:
+        print_json(status)
+    elif not status["running"]:
+        click.echo(f"not running: {status['error']}")
+    else:
+        _print(status)
+    if not status["running"]:
+        sys.exit(NOT_RUNNING)
+
+
+def _print(status: dict[str, Any]) -> None:
+    click.echo(f"running: {status['agent_id']} at {status['url']}, pawand {status['version']}")
+    rows = {
+        "status": status["status"],
+        "pid": status["pid"],
+        "up": timedelta(seconds=status["uptime_secs"]),
+        "provider": status.get("provider"),
+        "model": status.get("model"),
+        "sandbox": status.get("sandbox"),
+        "turns": status.get("active_turns"),
+    }
+    for name, value in rows.items():
+        if value is not None:
+            click.echo(f"  {name:9} {value}")
+    for reason in status.get("reasons", []):
+        click.echo(f"  note      {reason}")

@@ -1,0 +1,451 @@
+"""Settings: their types and defaults, the layers they come from, and whose word counts.
+
+Later layers win: defaults, /etc/pawan/pawan.toml, ~/.config/pawan/pawan.toml, the workspace's pawan.toml,
+`--config FILE`, environment, flags. The workspace file belongs to whoever wrote the repository, so it may
+set only `WORKSPACE_KEYS` and tighten `[permissions]` (docs/security.md, "Whose settings count").
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import tomlkit
+from msgspec import Meta, Struct, field
+from tomlkit.exceptions import TOMLKitError
+
+from pawand import paths
+from pawand.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+Permission = Literal["allow", "prompt", "deny"]
+ProviderName = Literal["nvidia", "openai", "ollama", "mlx", "local"]
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    host: str | list[str] = field(default_factory=lambda: ["127.0.0.1", "::1"])
+    port: Annotated[int, Meta(ge=0, le=65535)] = 3300
+    agent_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    allowed_hosts: list[str] = field(default_factory=list)
+    cors_origins: list[str] = field(default_factory=list)
+    token_file: str | None = None
+    local_auth: Literal["open", "token"] = "open"
+    drain_secs: Annotated[float, Meta(ge=0)] = 20.0
+    keep_alive_secs: Seconds = 15.0
+
+
+class Sandbox(Struct, frozen=True, kw_only=True):
+    mode: Literal["auto", "require", "off"] = "auto"
+    network: bool = False
+    read_only_paths: list[str] = field(default_factory=list)
+    writable_paths: list[str] = field(default_factory=list)
+
+
+class Sessions(Struct, frozen=True, kw_only=True):
+    dir: str | None = None
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    body_bytes: Annotated[int, Meta(ge=1024)] = 1024 * 1024
+    connections: Positive | None = None
+    turns: Positive = 256
+    queued_per_session: NotNegative = 16
+    ring_bytes: Annotated[int, Meta(ge=65536)] = 1024 * 1024
+    log_idle_secs: Seconds = 600.0
+
+
+class Discovery(Struct, frozen=True, kw_only=True):
+    aegis_file: str | None = None
+    mdns: bool = False
+    groups: list[str] = field(default_factory=list)
+
+
+class Peer(Struct, frozen=True, kw_only=True):
+    token: str | None = None
+    address: str | None = None
+
+
+class Cloud(Struct, frozen=True, kw_only=True):
+    provider: ProviderName
+    model: str
+    fallback_models: list[str] = field(default_factory=list)
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Every setting that means something to the daemon; field names are the keys of pawan.toml."""
+
+    provider: ProviderName | None = None
+    model: Annotated[str, Meta(min_length=1)] | None = None
+    base_url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")] | None = None
+    fallback_models: list[str] = field(default_factory=list)
+    system_prompt: str | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 0.95
+    max_tokens: Positive = 8192
+    reasoning_mode: bool = True
+    thinking_budget: NotNegative = 0
+    max_retries: NotNegative = 3
+    max_tool_iterations: Positive = 50
+    max_context_tokens: Positive = 100_000
+    max_result_chars: Annotated[int, Meta(ge=500)] = 8000
+    bash_timeout_secs: Positive = 120
+    turn_timeout_secs: Seconds = 1800.0
+    first_event_timeout_secs: Seconds = 300.0
+    stall_timeout_secs: Seconds = 120.0
+    permission_timeout_secs: Seconds = 120.0
+    skills_repo: str | None = None
+    server: Server = field(default_factory=Server)
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    sessions: Sessions = field(default_factory=Sessions)
+    limits: Limits = field(default_factory=Limits)
+    discovery: Discovery = field(default_factory=Discovery)
+    permissions: dict[str, Permission] = field(default_factory=dict)
+    cloud: Cloud | None = None
+    peers: dict[str, Peer] = field(default_factory=dict)
+    mcp: dict[str, Any] = field(default_factory=dict)
+    eruka: dict[str, Any] = field(default_factory=dict)
+
+
+WORKSPACE_KEYS = frozenset(
+    {
+        "provider",
+        "model",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "fallback_models",
+        "max_tool_iterations",
+        "reasoning_mode",
+        "thinking_budget",
+    }
+)
+# Settings of the contract that no code reads yet. A test holds this set to the code.
+INERT_KEYS = frozenset(
+    {
+        "cloud",
+        "discovery.groups",
+        "discovery.mdns",
+        "eruka",
+        "limits.connections",
+        "max_context_tokens",
+        "mcp",
+        "peers",
+        "permission_timeout_secs",
+        "server.drain_secs",
+        "skills_repo",
+    }
+)
+# Settings of the Rust program that steer its terminal or that it never reads (facts 2.2).
+RUST_ONLY_KEYS = frozenset(
+    {
+        "auto_backup",
+        "config_version",
+        "dry_run",
+        "healing",
+        "local_endpoint",
+        "local_first",
+        "max_file_size_kb",
+        "models",
+        "require_git_clean",
+        "targets",
+        "tool_call_idle_timeout_secs",
+        "tui",
+        "use_ares_backend",
+        "use_coordinator",
+    }
+)
+PROVIDER_ALIASES = {"nim": "nvidia", "mlx-lm": "mlx"}
+# Environment variable → key (facts 2.3).
+ENVIRONMENT = {
+    "PAWAN_PROVIDER": "provider",
+    "PAWAN_MODEL": "model",
+    "PAWAN_TEMPERATURE": "temperature",
+    "PAWAN_MAX_TOKENS": "max_tokens",
+    "PAWAN_MAX_ITERATIONS": "max_tool_iterations",
+    "PAWAN_MAX_CONTEXT_TOKENS": "max_context_tokens",
+    "PAWAN_MAX_RESULT_CHARS": "max_result_chars",
+    "PAWAN_FALLBACK_MODELS": "fallback_models",
+    "PAWAN_SKILLS_REPO": "skills_repo",
+    "PAWAN_API_PORT": "server.port",
+    "PAWAN_AGENT_ID": "server.agent_id",
+}
+
+
+# A line of `.env`: quotes go, and so does a comment after a blank.
+_ASSIGNMENT = re.compile(
+    r"""\s*(?:export\s+)?(?P<name>\w+)\s*=\s*(?P<quote>['"]?)(?P<value>.*?)(?P=quote)\s*(?:(?<!\S)#.*)?"""
+)
+
+
+class Layer(Struct, frozen=True):
+    """One source of settings; `name` is what error messages and `sources` call it."""
+
+    name: str
+    values: dict[str, Any]
+    labels: Mapping[str, str] = {}
+    """Dotted key → what the user typed for it (`PAWAN_MODEL`, `--port`); files use the key itself."""
+
+
+class Settings(Struct, frozen=True):
+    """The merged configuration with where each value came from and what the user should hear about it."""
+
+    config: Config
+    sources: dict[str, str]
+    warnings: list[str]
+    workspace_permissions: dict[str, Permission]
+
+
+def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Settings:
+    """Read all layers. `flags` maps dotted keys (and `config`, a path) to values; None means not given.
+
+    Raises ConfigError that names file, key, what was found and what is expected.
+    """
+    warnings: list[str] = []
+    explicit = flags.get("config") or env.get("PAWAND_CONFIG")
+    workspace_file = workspace / paths.CONFIG_NAME
+    layers = [_file_layer(paths.SYSTEM_CONFIG), _file_layer(paths.user_config_dir(env) / paths.CONFIG_NAME)]
+    stranger = _file_layer(workspace_file) if not _same_file(workspace_file, explicit) else None
+    workspace_permissions: dict[str, Permission] = {}
+    if stranger:
+        stranger = _only_workspace_keys(stranger, paths.user_config_dir(env), warnings)
+        workspace_permissions = _check(stranger, warnings).permissions
+        layers.append(Layer(stranger.name, {k: v for k, v in stranger.values.items() if k in WORKSPACE_KEYS}))
+    if explicit:
+        layers.append(_file_layer(Path(explicit).expanduser(), required=True))
+    layers.append(_environment_layer(env))
+    layers.append(_flag_layer(flags))
+
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        if layer is not None:
+            _check(layer, warnings)
+            if layer.values.get("provider", merged.get("provider")) != merged.get("provider"):
+                merged.pop("base_url", None)  # it belongs to the provider of its own layer
+                sources.pop("base_url", None)
+            known = {key: value for key, value in layer.values.items() if key in Config.__struct_fields__}
+            for path, value in _leaves(known):
+                _assign(merged, path, value)
+                key = ".".join(path)
+                sources[key] = layer.labels.get(key, layer.name)
+    return Settings(msgspec.convert(merged, Config), sources, warnings, workspace_permissions)
+
+
+def load_secrets(names: list[str], env: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
+    """The values of `names` from the environment, systemd credentials, or a 0600 `~/.config/pawan/.env`.
+
+    A blank value counts as none. Raises ConfigError for a credential that cannot be read.
+    """
+    layers = [
+        _dotenv(paths.user_config_dir(env) / ".env", warnings),
+        _credentials(Path(env["CREDENTIALS_DIRECTORY"]), names) if env.get("CREDENTIALS_DIRECTORY") else {},
+        env,
+    ]
+    return {name: layer[name].strip() for layer in layers for name in names if layer.get(name, "").strip()}
+
+
+def parse_toml(path: Path) -> dict[str, Any]:
+    """The document as plain values. Raises ConfigError naming the file and, for a syntax error, the line."""
+    try:
+        return tomlkit.parse(_read_text(path)).unwrap()
+    except (TOMLKitError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _file_layer(path: Path, *, required: bool = False) -> Layer | None:
+    if not required and not _is_there(path):
+        return None
+    values = parse_toml(path)
+    provider = values.get("provider")
+    if isinstance(provider, str):
+        values["provider"] = PROVIDER_ALIASES.get(provider, provider)
+    return Layer(str(path), values)
+
+
+def _is_there(path: Path) -> bool:
+    """Raises ConfigError for what is no file: reading a device or a FIFO may never end."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path}: cannot be read: it is not a file")
+    return True
+
+
+def _same_file(path: Path, other: Any) -> bool:
+    return (
+        bool(other) and path.exists() and Path(other).expanduser().exists() and path.samefile(Path(other).expanduser())
+    )
+
+
+def _environment_layer(env: Mapping[str, str]) -> Layer:
+    values: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    for variable, key in ENVIRONMENT.items():
+        text = env.get(variable, "").strip()
+        if not text:
+            continue
+        value: Any = text
+        if key == "provider":
+            value = PROVIDER_ALIASES.get(text.lower(), text.lower())
+        elif key == "fallback_models":
+            value = [part.strip() for part in text.split(",") if part.strip()]
+        elif key in ("temperature",) or key.startswith("max_") or key == "server.port":
+            value = _number(text)
+        _assign(values, key.split("."), value)
+        labels[key] = variable
+    return Layer("environment", values, labels)
+
+
+def _flag_layer(flags: Mapping[str, Any]) -> Layer:
+    values: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    for key, value in flags.items():
+        if value is not None and key != "config":
+            _assign(values, key.split("."), PROVIDER_ALIASES.get(value, value) if key == "provider" else value)
+            labels[key] = "--" + key.rpartition(".")[2].replace("_", "-")
+    return Layer("flags", values, labels)
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _only_workspace_keys(layer: Layer, trusted: Path, warnings: list[str]) -> Layer:
+    """What a stranger may set, `[permissions]` included; unknown keys stay, to be warned of like everywhere."""
+    ignored = set(Config.__struct_fields__) - WORKSPACE_KEYS - {"permissions"}
+    for key in sorted(ignored & layer.values.keys()):
+        warnings.append(
+            f"{layer.name}: `{key}` is ignored: a workspace file may not set it; "
+            f"put it into {trusted / paths.CONFIG_NAME} or pass the file with --config"
+        )
+    return Layer(layer.name, {key: value for key, value in layer.values.items() if key not in ignored})
+
+
+def _check(layer: Layer, warnings: list[str]) -> Config:
+    """Types and ranges are errors; unknown and idle keys are warnings."""
+    _warn(layer, layer.values, Config, "", warnings)
+    try:
+        return msgspec.convert(layer.values, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(layer, str(error))) from error
+
+
+def _explain(layer: Layer, text: str) -> str:
+    expected, _, path = text.partition(" - at `")
+    key, found, kind = _locate(layer.values, path.rstrip("`"))
+    label = layer.labels.get(key)
+    where = f"{label} ({layer.name})" if label else f"{layer.name}: `{key}`"
+    if get_origin(kind) is Literal and isinstance(found, str):
+        expected = f"expected one of {', '.join(get_args(kind))}"
+    return f"{where} is {found!r}: {expected[:1].lower()}{expected[1:]}"
+
+
+def _locate(values: Any, path: str) -> tuple[str, Any, Any]:
+    """Turn msgspec's `$.server.port` into a key, the value found there and its type."""
+    kind: Any = Config
+    names: list[str] = []
+    for part in re.findall(r"\[[^]]*\]|[^.[]+", path.removeprefix("$")):
+        if part == "[...]":  # msgspec does not say which entry of a table it is
+            kind = get_args(kind)[1]
+            name = next(name for name, value in values.items() if not _fits(value, kind))
+        elif part.startswith("["):
+            values = values[int(part[1:-1])]
+            names[-1] += part
+            continue
+        else:
+            name, kind = part, get_type_hints(kind)[part]
+        if NoneType in get_args(kind):
+            kind = get_args(kind)[0]
+        names.append(name)
+        values = values[name]
+    return ".".join(names), values, kind
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _warn(layer: Layer, values: Mapping[str, Any], struct: type[Struct], prefix: str, warnings: list[str]) -> None:
+    known = get_type_hints(struct)
+    for key, value in values.items():
+        name = prefix + key
+        if key not in known:
+            warnings.append(_unknown(layer, name, key, list(known), at_top=not prefix))
+        elif name in INERT_KEYS:
+            warnings.append(f"{layer.name}: `{name}` is known but does nothing in this version")
+        elif isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], Struct):
+            _warn(layer, value, known[key], f"{name}.", warnings)
+
+
+def _unknown(layer: Layer, name: str, key: str, known: list[str], *, at_top: bool) -> str:
+    if at_top and key in RUST_ONLY_KEYS:
+        return f"{layer.name}: `{name}` is a setting of the pawan terminal program; pawand does not use it"
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f"; did you mean `{name.removesuffix(key)}{near[0]}`?" if near else ""
+    return f"{layer.name}: unknown setting `{name}`{hint}"
+
+
+def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of everything that is not a table; a list is a leaf."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def _assign(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for table in path[:-1]:
+        if not isinstance(values.get(table), dict):  # free tables may hold a plain value in an earlier layer
+            values[table] = {}
+        values = values[table]
+    values[path[-1]] = value
+
+
+def _dotenv(path: Path, warnings: list[str]) -> dict[str, str]:
+    try:
+        if not _is_there(path):
+            return {}
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigError(f"{path} is readable by others and is ignored; run: chmod 600 {path}")
+        lines = _read_text(path).splitlines()
+    except ConfigError as error:
+        warnings.append(error.message)
+        return {}
+    return {match["name"]: match["value"] for match in map(_ASSIGNMENT.fullmatch, lines) if match}
+
+
+def _credentials(folder: Path, names: list[str]) -> dict[str, str]:
+    """What systemd put there for us, a file for each (systemd.exec(5), "Credentials")."""
+    return {name: _read_text(folder / name) for name in names if _is_there(folder / name)}

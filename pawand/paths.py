@@ -1,0 +1,44 @@
+"""Where files live: the state and configuration folders and what is in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+SYSTEM_CONFIG = Path("/etc/pawan/pawan.toml")
+CONFIG_NAME = "pawan.toml"
+
+
+def state_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """`$PAWAND_STATE_DIR`, else systemd's `$STATE_DIRECTORY` (the first of a list), else `~/.pawan`."""
+    for value in (env.get("PAWAND_STATE_DIR"), env.get("STATE_DIRECTORY", "").split(":")[0]):
+        if value:
+            return Path(value).expanduser().absolute()
+    return Path.home() / ".pawan"
+
+
+def config_home(env: Mapping[str, str] = os.environ) -> Path:
+    """`$XDG_CONFIG_HOME`, else `~/.config` (XDG Base Directory: a relative value is ignored)."""
+    value = env.get("XDG_CONFIG_HOME", "")
+    return Path(value) if value.startswith("/") else Path.home() / ".config"
+
+
+def user_config_dir(env: Mapping[str, str] = os.environ) -> Path:
+    return config_home(env) / "pawan"
+
+
+def aegis_file(env: Mapping[str, str] = os.environ) -> Path:
+    return config_home(env) / "aegis" / "aegis-net.toml"
+
+
+def state_file(state: Path) -> Path:
+    """Who runs here: `{pid, url, version, started_at}`, written once the port answers, removed at the end."""
+    return state / "run" / "pawand.json"
+
+
+def private_dir(path: Path) -> Path:
+    """Make `path` (and its parents) if it is missing, readable by its owner alone."""
+    for folder in [*reversed(path.parents), path]:  # mkdir's own `parents` ignores the mode
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return path

@@ -1,0 +1,61 @@
+"""What the agent asks of a provider: one streamed completion, as small typed items."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from pawand.sessions.model import ToolCall
+
+
+class CompletionRequest(Struct, frozen=True, kw_only=True):
+    """`messages` and `tools` in the form of OpenAI's chat completions API."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    tool_choice: str | None = None
+
+
+class Text(Struct, frozen=True):
+    text: str
+
+
+class Reasoning(Struct, frozen=True):
+    text: str
+
+
+class TokenCount(Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Finish(Struct, frozen=True, kw_only=True):
+    """The last item of every stream that ended well. `reason` is the provider's word (`stop`, `length`, …)."""
+
+    reason: str
+    tool_calls: list[ToolCall]
+    usage: TokenCount | None
+
+
+Item = Text | Reasoning | Finish
+
+
+class Provider(Protocol):
+    """A source of completions. `fault` is None, or why no request can succeed until the user acts."""
+
+    @property
+    def fault(self) -> str | None: ...
+
+    def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
+        """Yield items in order, a Finish last. Raises ProviderError for every failure of the upstream."""
+        ...
+
+    def accepts_model(self, model: str) -> str | None:
+        """None, or why a request may not name this model."""
+        ...
+
+    async def aclose(self) -> None: ...

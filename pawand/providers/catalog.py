@@ -1,0 +1,122 @@
+"""The table of providers: addresses, keys, default models, and the switches for thinking (facts 1.5, 2.4)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from pawand.config import Config, ProviderName
+from pawand.errors import ConfigError
+
+LOCAL_MODEL = "SmolLM2-135M-Instruct"
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    label: str
+    """As `/models` spells it."""
+    url: str = ""
+    url_variable: str | None = None
+    key_variable: str | None = None
+    default_model: str | None = None
+
+
+CATALOG: dict[ProviderName, Entry] = {
+    "nvidia": Entry(
+        label="Nvidia",
+        url="https://integrate.api.nvidia.com/v1",
+        url_variable="NVIDIA_API_URL",
+        key_variable="NVIDIA_API_KEY",
+        default_model="qwen/qwen3.5-122b-a10b",
+    ),
+    "openai": Entry(
+        label="OpenAI",
+        url="https://api.openai.com/v1",
+        url_variable="OPENAI_API_URL",
+        key_variable="OPENAI_API_KEY",
+        default_model="gpt-4.1-mini",
+    ),
+    "ollama": Entry(label="Ollama", url="http://localhost:11434/v1", url_variable="OLLAMA_URL"),
+    "mlx": Entry(label="Mlx", url="http://localhost:8080/v1"),
+    "local": Entry(label="Local", default_model=LOCAL_MODEL),
+}
+KEY_VARIABLES = [entry.key_variable for entry in CATALOG.values() if entry.key_variable]
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """The provider that the configuration comes to."""
+
+    name: ProviderName
+    label: str
+    model: str
+    url: str
+    key: str | None
+    fault: str | None
+    """Why no request can succeed, naming what to set; None when all is there."""
+    automatic: bool = False
+    """Nothing was configured, so the embedded model stands in."""
+
+    @property
+    def embedded(self) -> bool:
+        """The bundled weights: too small for tools or a long prompt."""
+        return self.name == "local" and self.model == LOCAL_MODEL
+
+
+def choose(config: Config, secrets: Mapping[str, str], env: Mapping[str, str], *, model_trusted: bool = True) -> Choice:
+    """Raises ConfigError where a model must be named and none is, or a stranger names a file for the local one."""
+    name, automatic = _name(config, secrets)
+    entry = CATALOG[name]
+    model = config.model or entry.default_model
+    if model is None:
+        raise ConfigError(f"provider {name} has no default model: set `model` in pawan.toml, PAWAN_MODEL or --model")
+    url = config.base_url or (env.get(entry.url_variable) if entry.url_variable else None) or entry.url
+    if name == "ollama":
+        url = url.rstrip("/").removesuffix("/v1") + "/v1"
+    key = secrets.get(entry.key_variable) if entry.key_variable else None
+    fault = None
+    if entry.key_variable and not key and (name == "nvidia" or url.rstrip("/") == entry.url):
+        fault = (
+            f"no API key for provider {name}: set {entry.key_variable} in the environment "
+            "or in ~/.config/pawan/.env (mode 0600) and restart pawand"
+        )
+    if name == "local" and not local_installed():
+        fault = "provider local needs the extra: pip install 'pawand[local]'"
+    if name == "local" and model != LOCAL_MODEL and not model_trusted:
+        raise ConfigError(
+            f"the workspace's pawan.toml may not name a GGUF file ({model}): use --model or ~/.config/pawan/pawan.toml"
+        )
+    return Choice(
+        name=name, label=entry.label, model=model, url=url.rstrip("/"), key=key, fault=fault, automatic=automatic
+    )
+
+
+def _name(config: Config, secrets: Mapping[str, str]) -> tuple[ProviderName, bool]:
+    if config.provider:
+        return config.provider, False
+    if "NVIDIA_API_KEY" in secrets:
+        return "nvidia", False
+    if "OPENAI_API_KEY" in secrets:
+        return "openai", False
+    if config.model is None and local_installed():
+        return "local", True
+    return "nvidia", False
+
+
+def local_installed() -> bool:
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+def thinking_switch(model: str, *, wanted: bool) -> dict[str, Any]:
+    """The request fields that turn a model's thinking on or off; empty for a model without such a switch."""
+    name = model.lower()
+    if "mistral-small-4" in name:
+        return {"reasoning_effort": "high" if wanted else "none"}
+    if "glm" in name:
+        return {"chat_template_kwargs": {"enable_thinking": wanted, "clear_thinking": False}}
+    if "gemma" in name:
+        return {"chat_template_kwargs": {"enable_thinking": wanted}}
+    if "qwen" in name or "deepseek" in name:
+        return {"chat_template_kwargs": {"thinking": wanted}}
+    return {}

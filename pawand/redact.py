@@ -1,0 +1,98 @@
+"""Keeps the known secrets out of whatever leaves the process: events, session files, logs, error texts."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+MASK = "[redacted]"
+MIN_CHARS = 8  # shorter ones are placeholders for servers without keys (`none`, `test`) and would eat plain text
+_BEARER = re.compile(r"(?i)\b(bearer|apikey)\s+[A-Za-z0-9._~+/=-]{8,}")
+
+
+class Redactor:
+    """Replaces exactly the secrets it was given; one of under MIN_CHARS is none."""
+
+    def __init__(self, secrets: list[str]) -> None:
+        # The longest first, so that of two secrets that begin alike the whole one goes.
+        self._secrets = sorted((s for s in set(secrets) if len(s) >= MIN_CHARS), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, self._secrets)) or "(?!)")
+
+    def text(self, text: str) -> str:
+        return self._pattern.sub(MASK, text)
+
+    def value(self, value: Any) -> Any:
+        """The same for every string of a JSON value, keys included."""
+        if not self._secrets:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.value(item) for item in value]
+        if isinstance(value, dict):
+            return {self.text(key): self.value(item) for key, item in value.items()}
+        return value
+
+    def log(self, text: str) -> str:
+        """For logs and upstream error texts: `Bearer …` of any secret goes too."""
+        return _BEARER.sub(rf"\1 {MASK}", self.text(text))
+
+    def stream(self) -> StreamRedactor:
+        return StreamRedactor(self)
+
+    def settle(self, text: str) -> tuple[str, str]:
+        """`text` redacted as far as nothing that follows can change it, and the rest as it is."""
+        done: list[str] = []
+        at = 0
+        while True:
+            open_at = self._open_at(text, at)
+            match = self._pattern.search(text, at)
+            if match is None or open_at <= match.start():
+                return "".join([*done, text[at:open_at]]), text[open_at:]
+            done += [text[at : match.start()], MASK]
+            at = match.end()
+
+    def _open_at(self, text: str, begin: int) -> int:
+        """Where the end of `text` is the beginning of a secret and no more; the length of `text` where it is none."""
+        first = len(text)
+        for secret in self._secrets:
+            at = text.find(secret[0], max(begin, len(text) - len(secret) + 1))
+            while -1 < at < first:
+                if secret.startswith(text[at:]):
+                    first = at
+                at = text.find(secret[0], at + 1)
+        return first
+
+
+class StreamRedactor:
+    """Redacts text that arrives in pieces: what may be the start of a secret is held back until it is not."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        done, self._held = self._redactor.settle(self._held + text)
+        return done
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return self._redactor.text(held)
+
+
+class LogFilter(logging.Filter):
+    """Redacts the finished message of every record, its traceback too."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = self._redactor.log(record.getMessage())
+        record.args = None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = self._redactor.log(record.exc_text)
+        return True

@@ -1,0 +1,242 @@
+"""The folder of sessions: reads, atomic saves, the listing and the lock that makes one daemon its owner.
+
+Every function here blocks; callers on the event loop go through `asyncio.to_thread`. Reads never move files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import stat
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from pawand import paths
+from pawand.errors import ConflictError, NotFoundError, StartError, StorageError, UnavailableError
+from pawand.sessions.model import Session, Summary, check_id, is_id
+
+log = logging.getLogger(__name__)
+
+RETRY_READ_SECS = 0.1  # the Rust program does not save atomically
+SETTLED_SECS = 5.0  # a damaged file younger than this may be one that is being written
+_SUFFIX = ".json"
+_TEMPORARY = ".tmp-"
+_NOT_A_FILE = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
+
+_Row = tuple[tuple[int, int], Summary | None]
+"""((mtime in ns, size), what the listing shows or None for a file that is no session)."""
+
+
+class DamagedError(NotFoundError):
+    """A file is in the session's place that cannot be read as one."""
+
+
+class SessionStore:
+    """Sessions as `<folder>/<id>.json`, files 0600 in a folder 0700."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._summaries: dict[str, _Row] = {}
+        self._listing = threading.Lock()
+        self._lock: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    # --- ownership --------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Become the owner and sweep what a crash left. Raises StartError naming who holds the store."""
+        try:
+            paths.private_dir(self._folder)
+            descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StartError(f"the session store {self._folder} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 64).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise StartError(
+                f"the session store {self._folder} belongs to a running pawand (pid {holder or 'unknown'}); "
+                "stop it, or set PAWAND_STATE_DIR or `[sessions] dir` to another folder"
+            ) from error
+        self._lock = descriptor
+        for leftover in self._folder.glob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+        with contextlib.suppress(OSError):  # a full disk does not keep us from reading
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def fault(self) -> str | None:
+        """None, or why the next save would fail; it writes nothing."""
+        try:
+            space = os.statvfs(self._folder)
+        except OSError as error:
+            return f"the session store {self._folder} cannot be reached: {error.strerror}"
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            return f"the session store {self._folder} is not writable"
+        if (space.f_bfree if os.geteuid() == 0 else space.f_bavail) == 0:
+            return f"the disk of the session store {self._folder} is full"
+        return None
+
+    # --- one session ------------------------------------------------------------------------------
+
+    def load(self, id: str) -> Session:
+        """Raises NotFoundError, its subclass DamagedError, or StorageError."""
+        check_id(id)
+        try:
+            return self._read(id)
+        except DamagedError:
+            time.sleep(RETRY_READ_SECS)
+            return self._read(id)
+
+    def load_or_none(self, id: str) -> Session | None:
+        """For whoever is about to write: None where there is no session, a damaged file moved aside.
+
+        Raises UnavailableError while the damaged file may still be in the middle of somebody's write.
+        """
+        try:
+            return self.load(id)
+        except DamagedError as error:
+            self._move_aside(id, error)
+            return None
+        except NotFoundError:
+            return None
+
+    def create(self, session: Session) -> None:
+        """Save a session that must not exist yet. Raises ConflictError."""
+        if self.load_or_none(session.id) is not None:
+            raise ConflictError(f"session {session.id} exists already")
+        self.save(session)
+
+    def save(self, session: Session) -> None:
+        """Atomic: a reader sees the old file or the new one, after a crash too. Raises StorageError."""
+        temporary: str | None = None
+        try:
+            data = session.encode()
+            descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, self._path(session.id))
+            temporary = None
+            self._sync_folder()
+        except OSError as error:
+            raise StorageError(f"the session could not be saved: {error.strerror} ({self._folder})") from error
+        finally:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+
+    def delete(self, id: str) -> None:
+        """Raises NotFoundError; a damaged file counts as there."""
+        check_id(id)
+        try:
+            self._path(id).unlink()
+            self._sync_folder()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise NotFoundError(f"no session {id}") from error
+        except OSError as error:
+            raise StorageError(f"session {id} could not be deleted: {error.strerror}") from error
+
+    # --- all of them ------------------------------------------------------------------------------
+
+    def list(self) -> list[Summary]:
+        """Newest `updated_at` first. Only files that changed since the last call are parsed. Raises StorageError."""
+        with self._listing:
+            try:
+                with os.scandir(self._folder) as entries:
+                    stamped = {e.name.removesuffix(_SUFFIX): self._row(e) for e in entries if e.name.endswith(_SUFFIX)}
+            except OSError as error:
+                raise StorageError(f"the sessions cannot be listed: {error.strerror} ({self._folder})") from error
+            self._summaries = {id: row for id, row in stamped.items() if row is not None}
+            rows = [summary for _, summary in self._summaries.values() if summary is not None]
+        return sorted(rows, key=lambda row: row.updated_at, reverse=True)
+
+    def _row(self, entry: os.DirEntry[str]) -> _Row | None:
+        id = entry.name.removesuffix(_SUFFIX)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._summaries.get(id)
+        if known is not None and known[0] == stamp:
+            return known
+        try:
+            return stamp, self._parse_summary(id)
+        except StorageError as error:  # not the file's fault, so it is tried again next time
+            log.warning("left out of the listing: %s", error)
+            return None
+
+    def _parse_summary(self, id: str) -> Summary | None:
+        if not is_id(id):
+            log.warning("skipped %s in %s: its name is no session id", id + _SUFFIX, self._folder)
+            return None
+        try:
+            return self._read(id).summary()
+        except NotFoundError as error:
+            log.warning("left out of the listing: %s", error)
+            return None
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _path(self, id: str) -> Path:
+        return self._folder / f"{id}{_SUFFIX}"
+
+    def _read(self, id: str) -> Session:
+        try:
+            descriptor = os.open(self._path(id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"no session {id}") from error
+        except OSError as error:
+            kind = DamagedError if error.errno in _NOT_A_FILE else StorageError
+            raise kind(f"session {id} cannot be read: {error.strerror}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DamagedError(f"session {id} cannot be read: it is not a file")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read()
+        except OSError as error:
+            raise StorageError(f"session {id} cannot be read: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+        try:
+            return Session.decode(id, data)
+        except ValueError as error:
+            raise DamagedError(f"session {id} cannot be read: {error}") from error
+
+    def _move_aside(self, id: str, error: DamagedError) -> None:
+        path = self._path(id)
+        aside = path.with_name(f"{path.name}.corrupt-{int(time.time())}")
+        try:
+            age = time.time() - path.lstat().st_mtime
+            if abs(age) < SETTLED_SECS:  # a clock that was set back does not keep it here for ever
+                raise UnavailableError(
+                    f"{error}; it may be being written, try again in a moment", int(SETTLED_SECS)
+                ) from error
+            path.rename(aside)
+        except OSError as failure:
+            raise StorageError(f"{error}, nor moved aside: {failure.strerror}") from failure
+        log.warning("%s; moved aside to %s", error, aside.name)
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,79 @@
+"""Run a command and end its whole tree with it, where bubblewrap cannot: `python -I -S supervisor.py COMMAND…`.
+
+A small process of its own (standard library only, started per command): it makes itself the reaper of every
+descendant (PR_SET_CHILD_SUBREAPER), so that none escapes by setsid or double fork, passes SIGTERM on to all,
+and kills what is left when the command ends.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_SECS = 2.0
+
+
+def children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`, parents first; threads other than the first may have children of their own."""
+    found: list[int] = []
+    queue = children(pid)
+    while queue:
+        child = queue.pop(0)
+        found.append(child)
+        queue += children(child)
+    return found
+
+
+def signal_all(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def sweep() -> None:
+    """Kill and reap until nothing is left below us."""
+    while True:
+        signal_all(descendants(os.getpid()), signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def main() -> int:
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def stop(number: int, frame: object) -> None:
+        signal_all(descendants(os.getpid()), signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECS)
+
+    def kill(number: int, frame: object) -> None:
+        signal_all(descendants(os.getpid()), signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, kill)
+    command = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, setsigdef=[signal.SIGTERM, signal.SIGPIPE])
+    pid = 0
+    while pid != command:
+        pid, status = os.waitpid(-1, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    sweep()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The event log of a session: each event encoded once into a ring of frames that any number of cursors read."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from pawand.wire import Event
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EventLog:
+    """Frames numbered from 1 under one `epoch`; the oldest leave when the ring is full.
+
+    Not thread-safe: everything happens on the event loop.
+    """
+
+    def __init__(self, ring_bytes: int) -> None:
+        self.epoch = secrets.token_hex(6)
+        self._ring_bytes = ring_bytes
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._first = 1
+        self._cursors: set[Cursor] = set()
+        self._waiting: set[Cursor] = set()
+        self.closed = False
+
+    @property
+    def last(self) -> int:
+        """The number of the newest frame; 0 before the first."""
+        return self._first + len(self._frames) - 1
+
+    @property
+    def last_id(self) -> str:
+        return f"{self.epoch}-{self.last}"
+
+    @property
+    def followed(self) -> bool:
+        return bool(self._cursors)
+
+    def append(self, event: Event) -> int:
+        """Add an event and return its number."""
+        number = self.last + 1
+        frame = b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (
+            self.epoch.encode(),
+            number,
+            event.event.encode(),
+            _encode(event),
+        )
+        self._frames.append(frame)
+        self._size += len(frame)
+        if self._size > self._ring_bytes and len(self._frames) > 1:
+            self._evict()
+        self._wake()
+        return number
+
+    def close(self) -> None:
+        """No event will follow: readers take what is left and end."""
+        self.closed = True
+        self._wake()
+
+    def position(self, last_event_id: str) -> int | None:
+        """The number of the first event after `last_event_id`; None where the answer is a resync."""
+        epoch, _, number = last_event_id.rpartition("-")
+        if epoch != self.epoch or not (number.isascii() and number.isdigit() and len(number) < 20):
+            return None
+        after = int(number) + 1
+        return after if self._first <= after <= self.last + 1 else None
+
+    def holds(self, number: int) -> bool:
+        return self._first <= number <= self.last + 1
+
+    def follow(self, position: int, on_lost: Callable[[], None]) -> Cursor:
+        """A cursor whose first frame is number `position`; `on_lost` is called if the ring leaves it behind."""
+        cursor = Cursor(self, position, on_lost)
+        self._cursors.add(cursor)
+        if not self.holds(position):
+            cursor.lose()
+        return cursor
+
+    # --- for Cursor -------------------------------------------------------------------------------
+
+    def take(self, position: int, end: int | None) -> list[bytes]:
+        last = self.last if end is None else min(self.last, end)
+        return [self._frames[number - self._first] for number in range(position, last + 1)]
+
+    def wake_later(self, cursor: Cursor) -> None:
+        """Call `cursor.wake` when something was appended or the log closed."""
+        self._waiting.add(cursor)
+
+    def drop(self, cursor: Cursor) -> None:
+        self._cursors.discard(cursor)
+        self._waiting.discard(cursor)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for cursor in waiting:
+            cursor.wake()
+
+    def _evict(self) -> None:
+        while self._size > self._ring_bytes and len(self._frames) > 1:
+            self._size -= len(self._frames.popleft())
+            self._first += 1
+        for cursor in [c for c in self._cursors if c.position < self._first]:
+            cursor.lose()
+
+
+class Cursor:
+    """One reader's place in a log. It reads all events in order or is told that it is lost; nothing is skipped."""
+
+    def __init__(self, log: EventLog, position: int, on_lost: Callable[[], None]) -> None:
+        self._log = log
+        self._on_lost = on_lost
+        self._waiter: asyncio.Future[None] | None = None
+        self.position = position
+        self.lost = False
+
+    def take(self, end: int | None = None) -> bytes:
+        """All frames that are ready, joined; those after number `end` are left. Empty when there are none."""
+        if self.lost:
+            return b""
+        frames = self._log.take(self.position, end)
+        self.position += len(frames)
+        return b"".join(frames)
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come."""
+        return self.lost or (self._log.closed and self.position > self._log.last)
+
+    async def wait(self) -> None:
+        """Until there is something to take, or nothing more will come. One reader may wait at a time."""
+        if not self.ended and self.position > self._log.last:
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._log.wake_later(self)
+            await self._waiter
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def lose(self) -> None:
+        """The ring has left this reader behind."""
+        self.close()
+        self._on_lost()
+
+    def close(self) -> None:
+        """Stop reading; whoever waits is woken."""
+        self.lost = True
+        self._log.drop(self)
+        self.wake()

@@ -1,0 +1,222 @@
+"""One turn: from the user's message on disk to exactly one `done` or `error`, with the session saved before it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from msgspec import Struct
+
+from pawand import wire
+from pawand.agent.loop import Agent, Finished
+from pawand.errors import CancelledTurnError, PawandError, StorageError, TurnError, TurnTimeoutError
+from pawand.redact import Redactor
+from pawand.sessions.model import Message, Session
+from pawand.sessions.store import SessionStore
+from pawand.tools.base import ToolContext
+from pawand.tools.output import clean
+from pawand.turns.log import EventLog
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_CODES = frozenset({"provider", "empty_answer", "cancelled", "timeout", "shutdown", "storage", "internal"})
+
+
+class Bench(Struct, frozen=True, kw_only=True):
+    """What every turn of a daemon works with."""
+
+    agent: Agent
+    store: SessionStore
+    redactor: Redactor
+    default_model: str
+    timeout_secs: float
+
+
+class Turn:
+    """A submitted message and what becomes of it. `outcome` is set when `wait` returns."""
+
+    def __init__(self, session_id: str, message: str, model: str | None, event_log: EventLog) -> None:
+        self.id = str(uuid.uuid4())
+        self.session_id = session_id
+        self.log = event_log
+        self.first: int | None = None
+        """Number of the turn's `start` in the log."""
+        self.last: int | None = None
+        """Number of its terminal event."""
+        self.outcome: wire.Done | wire.Failed | None = None
+        self.error: PawandError | None = None
+        """Why the outcome is Failed."""
+        self.began = asyncio.Event()
+        """Set at `start`."""
+        self.stored = False
+        """The user's message is on disk."""
+        self._message = message
+        self._asked_model = model
+        self._ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._has_floor = False
+        self._stop_reason: TurnError | None = None
+        self._created = time.monotonic()
+        self._first_token: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    async def wait(self) -> None:
+        await self._ended.wait()
+
+    def launched(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def take_floor(self) -> bool:
+        """The turn is the session's only one now; False where it was stopped while it waited."""
+        self._has_floor = True
+        return self._stop_reason is None
+
+    def stop(self, reason: TurnError) -> None:
+        """End the turn early; what it has so far is saved. One that waits ends when its time comes, so that the
+        events of two turns never mix."""
+        if self._stop_reason is None and not self.ended:
+            self._stop_reason = reason
+            if self._has_floor and self._task is not None:
+                self._task.cancel()
+
+    async def run(self, bench: Bench, context: ToolContext) -> None:
+        """Never raises: every failure becomes the turn's `error` event."""
+        session: Session | None = None
+        error: PawandError | None = None
+        finished: Finished | None = None
+        try:
+            async with asyncio.timeout(bench.timeout_secs):
+                session = await self._begin(bench)
+                finished = await self._work(bench, session, context)
+                await _save(bench.store, session)
+        except TimeoutError:
+            error = TurnTimeoutError(f"the turn took more than {bench.timeout_secs:g} s (turn_timeout_secs)")
+        except asyncio.CancelledError:
+            error = self._stop_reason or CancelledTurnError("the turn was cancelled")
+        except PawandError as failure:
+            error = failure
+        except Exception:  # a bug: the client gets its one terminal event, the log gets the traceback
+            log.exception("turn %s of session %s failed", self.id, self.session_id)
+            error = PawandError("internal error; the daemon's log has the details")
+        if error is None and finished is not None:
+            self._succeed(finished)
+        else:
+            await self._fail(bench, session, error or PawandError("internal error"))
+        self._ended.set()
+
+    def abandon(self, bench: Bench) -> None:
+        """End a turn that never ran."""
+        if not self.ended:
+            self._append_failure(self._stop_reason or CancelledTurnError("the turn was cancelled"), bench.default_model)
+            self._ended.set()
+
+    async def _begin(self, bench: Bench) -> Session:
+        """Load or make the session, put the user's message on disk, and announce the turn."""
+        message = Message(role="user", content=bench.redactor.text(clean(self._message)))
+
+        def store_message() -> Session:
+            session = bench.store.load_or_none(self.session_id)
+            session = session or Session.new(self.session_id, bench.default_model)
+            session.set_model(self._asked_model or session.pinned_model or bench.default_model)
+            session.append(message)
+            bench.store.save(session)
+            return session
+
+        session = await _finish_in_thread(store_message)
+        self.stored = True
+        self._start(session.model)
+        return session
+
+    async def _work(self, bench: Bench, session: Session, context: ToolContext) -> Finished:
+        run = bench.agent.run(session, session.model, context, lambda: _save(bench.store, session))
+        finished: Finished | None = None
+        async with aclosing(run) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    finished = event
+                else:
+                    if self._first_token is None and isinstance(event, wire.Token | wire.Thinking):
+                        self._first_token = time.monotonic()
+                    self.log.append(event)
+        assert finished is not None
+        session.set_model(finished.model)
+        return finished
+
+    def _start(self, model: str) -> None:
+        start = wire.Start(session_id=self.session_id, turn_id=self.id, model=model)
+        self.first = self.log.append(start)
+        self.began.set()
+
+    def _succeed(self, finished: Finished) -> None:
+        self.outcome = wire.Done(
+            session_id=self.session_id,
+            content=finished.content,
+            iterations=finished.iterations,
+            tool_calls=finished.tool_calls,
+            turn_id=self.id,
+            finish_reason=finished.finish_reason,
+            usage=finished.usage,
+            model=finished.model,
+        )
+        self.last = self.log.append(self.outcome)
+        log.info(
+            "turn done session=%s turn=%s model=%s iterations=%d tool_calls=%d tokens=%d first_token=%.3fs total=%.3fs",
+            self.session_id,
+            self.id,
+            finished.model,
+            finished.iterations,
+            finished.tool_calls,
+            finished.usage.total_tokens,
+            (self._first_token or time.monotonic()) - self._created,
+            time.monotonic() - self._created,
+        )
+
+    async def _fail(self, bench: Bench, session: Session | None, error: PawandError) -> None:
+        if session is not None:
+            try:
+                await _save(bench.store, session)
+            except StorageError as failure:
+                log.warning("session %s: %s", self.session_id, failure)
+        self._append_failure(error, session.model if session else bench.default_model)
+
+    def _append_failure(self, error: PawandError, model: str) -> None:
+        self.error = error
+        if self.first is None:
+            self._start(model)
+        code = error.code if error.code in _CODES else "storage"  # a damaged file, say
+        self.outcome = wire.Failed(message=error.message, code=code, turn_id=self.id, session_id=self.session_id)
+        self.last = self.log.append(self.outcome)
+        level = logging.INFO if code in ("cancelled", "shutdown") else logging.WARNING
+        log.log(
+            level,
+            "turn failed session=%s turn=%s model=%s code=%s total=%.3fs: %s",
+            self.session_id,
+            self.id,
+            model,
+            code,
+            time.monotonic() - self._created,
+            error.message,
+        )
+
+
+async def _save(store: SessionStore, session: Session) -> None:
+    await _finish_in_thread(lambda: store.save(session))
+
+
+async def _finish_in_thread(work: Callable[[], _T]) -> _T:
+    """Like asyncio.to_thread, but a cancelled caller waits for the thread: two saves never overlap."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

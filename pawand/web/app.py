@@ -1,0 +1,33 @@
+"""The table of routes, each served at the root and again under `/api`."""
+
+from __future__ import annotations
+
+from tornado.web import Application
+
+from pawand.web.base import BaseHandler, Services, UnknownRouteHandler, log_access
+from pawand.web.chat import ChatHandler, ChatStreamHandler
+from pawand.web.info import AgentsHandler, HealthHandler, ModelsHandler
+from pawand.web.sessions import EventsHandler, SessionHandler, SessionsHandler
+
+PREFIXES = ("", "/api")
+ROUTES: list[tuple[str, type[BaseHandler]]] = [
+    (r"/health", HealthHandler),
+    (r"/agents", AgentsHandler),
+    (r"/models", ModelsHandler),
+    (r"/chat", ChatHandler),
+    (r"/chat/stream", ChatStreamHandler),
+    (r"/sessions", SessionsHandler),
+    (r"/sessions/([^/]*)", SessionHandler),
+    (r"/sessions/([^/]*)/events", EventsHandler),
+]
+
+
+def make_app(services: Services) -> Application:
+    arguments = {"services": services}
+    return Application(
+        [(prefix + pattern, handler, arguments) for prefix in PREFIXES for pattern, handler in ROUTES],
+        default_handler_class=UnknownRouteHandler,
+        default_handler_args=arguments,
+        log_function=log_access,
+        compress_response=False,
+    )

@@ -1,0 +1,281 @@
+"""What every handler shares: the access check, bodies as typed structs, JSON answers, JSON errors.
+
+The order of the checks is that of docs/api.md ("Statuses"). A refused request's body is read and thrown away before
+the answer goes out: a client that is still sending would else see a reset connection instead of the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from tornado.httputil import HTTPServerRequest
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from pawand import __version__, wire
+from pawand.config import Config
+from pawand.errors import BadRequestError, NotFoundError, PawandError, RetryLaterError, StorageError
+from pawand.peers.directory import Directory
+from pawand.providers.catalog import Choice
+from pawand.tools.sandbox import Sandbox
+from pawand.turns.manager import TurnManager
+from pawand.web.access import Gate, Grant, Request, UnauthorizedError
+
+log = logging.getLogger(__name__)
+
+MAX_DRAINED_BYTES = 16 * 1024 * 1024
+VERBS = ("GET", "POST", "DELETE")
+_T = TypeVar("_T")
+
+STATUSES = {
+    "bad_request": 400,
+    "unauthorized": 401,
+    "origin_not_allowed": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "cancelled": 409,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "host_not_allowed": 421,
+    "busy": 429,
+    "too_many_failures": 429,
+    "unavailable": 503,
+    "shutdown": 503,
+}
+"""Error code → status; every other code is a 500."""
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """What this daemon is. `started` is a time.monotonic()."""
+
+    agent_id: str
+    started: float
+    choice: Choice
+    sandbox: Sandbox
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """What the handlers stand on."""
+
+    config: Config
+    gate: Gate
+    identity: Identity
+    turns: TurnManager
+    directory: Directory
+
+
+class MethodError(PawandError):
+    code = "method_not_allowed"
+
+
+class TooLargeError(PawandError):
+    code = "too_large"
+
+
+class MediaTypeError(PawandError):
+    code = "unsupported_media_type"
+
+
+@stream_request_body
+class BaseHandler(RequestHandler):
+    public = False
+    """Everyone who can reach the port may GET this."""
+    method_hint = ""
+    """What to say on top to somebody who used the wrong method."""
+
+    def initialize(self, services: Services) -> None:
+        self.services = services
+        self._body_limit = services.config.limits.body_bytes
+        self._body = bytearray()
+        self._refusal: PawandError | None = None
+        self.grant = Grant(full=False)
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", f"pawand/{__version__}")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def compute_etag(self) -> None:
+        return None
+
+    # --- before the verb --------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        try:
+            self._admit()
+            self._check_method()
+            self._check_length()
+        except PawandError as error:
+            self._refuse(error)
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._refusal is None:
+            self._body += chunk
+            if len(self._body) > self._body_limit:
+                self._body.clear()
+                self._refuse(self._too_large())
+
+    def _admit(self) -> None:
+        request = Request(
+            headers=self.request.headers,
+            scheme=self.request.protocol,
+            peer=self.request.remote_ip or "",
+            public=self.public and self.request.method in ("GET", "HEAD"),
+            preflight=self.request.method == "OPTIONS",
+        )
+        self._set_cors(self.services.gate.allowed_origin(request))
+        self.grant = self.services.gate.admit(request)
+        self._set_cors(self.grant.allow_origin)
+
+    def _set_cors(self, origin: str | None) -> None:
+        if "Origin" in self.request.headers:
+            self.set_header("Vary", "Origin")
+        if origin is not None:
+            self.set_header("Access-Control-Allow-Origin", origin)
+
+    def _check_method(self) -> None:
+        method = "GET" if self.request.method == "HEAD" else self.request.method
+        if method == "OPTIONS" or method in self._verbs():
+            return
+        if not self._verbs():
+            raise NotFoundError(f"no such route: {self.request.path}")
+        self.set_header("Allow", self._allow())
+        raise MethodError(f"{self.request.path} takes {' and '.join(self._verbs())}, not {method}.{self.method_hint}")
+
+    def _check_length(self) -> None:
+        if self._declared_length() > self._body_limit:
+            raise self._too_large()
+
+    def _refuse(self, error: PawandError) -> None:
+        """Answer with `error` once the body has passed; at once where the client waits or the body is endless."""
+        waits = self.request.headers.get("Expect", "").lower() == "100-continue"
+        if waits or self._declared_length() > MAX_DRAINED_BYTES:
+            self.set_header("Connection", "close")
+            raise error
+
+        def answer(*_: str) -> None:
+            raise error
+
+        self._refusal = error
+        setattr(self, (self.request.method or "get").lower(), answer)
+
+    def _declared_length(self) -> int:
+        length = self.request.headers.get("Content-Length", "")
+        return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"the body is larger than {self._body_limit} bytes ([limits] body_bytes)")
+
+    def _verbs(self) -> list[str]:
+        return [verb for verb in VERBS if verb.lower() in self._implemented()]
+
+    @classmethod
+    def _implemented(cls) -> set[str]:
+        return {name for kind in cls.__mro__ if kind is not RequestHandler for name in vars(kind)}
+
+    def _allow(self) -> str:
+        verbs = self._verbs()
+        return ", ".join([*verbs, *(["HEAD"] if "GET" in verbs else []), "OPTIONS"])
+
+    # --- verbs that are the same everywhere -------------------------------------------------------
+
+    def head(self, *args: str) -> Any:
+        return getattr(self, "get")(*args)  # noqa: B009 - RequestHandler.get is typed as a refusal
+
+    def options(self, *_: str) -> None:
+        self.set_status(204)
+        self.set_header("Allow", self._allow())
+        if self.grant.allow_origin is not None:
+            self.set_header("Access-Control-Allow-Methods", ", ".join(VERBS))
+            self.set_header("Access-Control-Allow-Headers", self._asked_headers())
+            self.set_header("Access-Control-Max-Age", "600")
+            self.set_header("Vary", "Origin, Access-Control-Request-Headers")
+        self.finish()
+
+    def _asked_headers(self) -> str:
+        asked = self.request.headers.get("Access-Control-Request-Headers", "")
+        return asked if len(asked) < 1000 else ""
+
+    # --- bodies and answers -----------------------------------------------------------------------
+
+    def decode_body(self, kind: type[_T]) -> _T:
+        """The JSON body as `kind`; an empty body is `{}`. Raises MediaTypeError or BadRequestError."""
+        body = bytes(self._body)
+        if not body.strip():
+            body = b"{}"
+        elif self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+            raise MediaTypeError("send the body as JSON, with the header `Content-Type: application/json`")
+        try:
+            # All of it is decoded before it is typed: what is wrong in an unknown field is wrong too.
+            return msgspec.convert(msgspec.json.decode(body), kind)
+        except msgspec.ValidationError as error:
+            raise BadRequestError(f"the body does not fit: {error}") from error
+        except msgspec.DecodeError as error:
+            raise BadRequestError(f"the body is not valid JSON: {error}") from error
+        except UnicodeDecodeError as error:
+            raise BadRequestError(f"the body is not UTF-8 (byte {error.start})") from error
+        except RecursionError as error:
+            raise BadRequestError("the body is nested too deeply") from error
+
+    def reply(self, answer: Struct | list[Any]) -> None:
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(msgspec.json.encode(answer))
+
+    # --- errors -----------------------------------------------------------------------------------
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, PawandError):
+            status_code = STATUSES.get(error.code, 500)
+        super().send_error(status_code, **kwargs)
+
+    def clear(self) -> None:
+        """Called before an error is written: the headers that a browser needs to read it stay."""
+        kept = {name: self._headers[name] for name in _KEPT_HEADERS if name in getattr(self, "_headers", {})}
+        super().clear()
+        for name, value in kept.items():
+            self.set_header(name, value)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, RetryLaterError):
+            self.set_header("Retry-After", str(error.retry_after))
+        if isinstance(error, UnauthorizedError):
+            self.set_header("WWW-Authenticate", "Bearer")
+        self.reply(_explain(status_code, error, self.request))
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        if isinstance(value, StorageError):
+            log.warning("%s %s: %s", self.request.method, self.request.path, value)
+        elif not isinstance(value, PawandError | HTTPError):
+            log.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
+
+
+_KEPT_HEADERS = ("Access-Control-Allow-Origin", "Vary", "Allow", "Connection")
+
+
+class UnknownRouteHandler(BaseHandler):
+    """Every path that is in no route."""
+
+
+def _explain(status: int, error: BaseException | None, request: HTTPServerRequest) -> wire.Error:
+    if isinstance(error, PawandError):
+        return wire.Error(error.message, error.code)
+    if isinstance(error, HTTPError) and status == 405:
+        return wire.Error(f"method {request.method} is not known here", "method_not_allowed")
+    if isinstance(error, HTTPError) and status < 500:
+        phrase = HTTPStatus(status).phrase.lower()
+        return wire.Error(f"{phrase}: {error.log_message}" if error.log_message else phrase, "bad_request")
+    return wire.Error("internal error; the daemon's log has the details", "internal")
+
+
+def log_access(handler: RequestHandler) -> None:
+    """The access log: what went wrong on our side is worth a look, the rest is for --log-level debug."""
+    status = handler.get_status()
+    level = logging.DEBUG if status < 500 else logging.INFO
+    request = handler.request
+    log.log(level, "%s %s %d %.1fms", request.method, request.path, status, 1000 * request.request_time())

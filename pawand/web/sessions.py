@@ -1,0 +1,84 @@
+"""`/sessions`: list, create, show, delete, follow."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tornado.iostream import StreamClosedError
+
+from pawand import wire
+from pawand.errors import BadRequestError
+from pawand.sessions import view
+from pawand.sessions.model import check_id
+from pawand.turns.manager import Followed
+from pawand.web.base import BaseHandler
+from pawand.web.sse import StreamHandler, resync
+
+
+class SessionsHandler(BaseHandler):
+    async def get(self) -> None:
+        turns = self.services.turns
+        offset, limit = self._count("offset", 0), self._count("limit", None)
+        words = self.get_query_argument("q", "").casefold()
+        rows = await asyncio.to_thread(turns.store.list)
+        if words:
+            rows = [row for row in rows if words in row.title.casefold() or words in row.id.casefold()]
+        rows = rows[offset:] if limit is None else rows[offset : (offset or 0) + limit]
+        self.reply([view.summary(row, active=turns.active_turn(row.id) is not None) for row in rows])
+
+    async def post(self) -> None:
+        body = self.decode_body(wire.CreateSessionRequest)
+        id = await self.services.turns.create(body.session_id, body.model, body.title)
+        self.reply(wire.SessionCreated(id))
+
+    def _count(self, name: str, default: int | None) -> int | None:
+        text = self.get_query_argument(name, None)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise BadRequestError(f"`{name}` must be a whole number, not {text!r}")
+        return int(text)
+
+
+class SessionHandler(BaseHandler):
+    async def get(self, id: str) -> None:
+        turns = self.services.turns
+        session = await asyncio.to_thread(turns.store.load, id)
+        self.reply(view.detail(session, active_turn=turns.active_turn(id)))
+
+    async def delete(self, id: str) -> None:
+        await self.services.turns.delete(id)
+        self.set_status(204)
+        self.finish()
+
+
+class EventsHandler(StreamHandler):
+    """The session's log from now on, or from where the client was."""
+
+    async def get(self, id: str) -> None:
+        turns = self.services.turns
+        if turns.active_turn(check_id(id)) is None:
+            await asyncio.to_thread(turns.store.load, id)
+        followed = turns.follow(id)
+        known = self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", "")
+        position, lost = _begin_at(followed, known)
+        try:
+            await self.begin(resync(followed.log, position, lost, id) if lost else b"")
+        except StreamClosedError:
+            return
+        if self.request.method == "GET":
+            await self.relay(followed.log, position, end=lambda: None)
+
+
+def _begin_at(followed: Followed, known: str) -> tuple[int, str]:
+    """The first event to send, and why the client must re-read the session first, or an empty string."""
+    log, running_from = followed.log, followed.running_from
+    resumed = log.position(known) if known else None
+    if resumed is not None:
+        return resumed, ""
+    lost = "the last event id is of another run of the daemon, or too old" if known else ""
+    if running_from is None:
+        return log.last + 1, lost
+    if log.holds(running_from):
+        return running_from, lost
+    return log.last + 1, lost or "the beginning of the running turn is no longer held"

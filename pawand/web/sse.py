@@ -1,0 +1,85 @@
+"""Server-sent events: a handler is a cursor on a log; it writes all frames that are ready and flushes once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from pawand import wire
+from pawand.turns.log import Cursor, EventLog
+from pawand.web.base import BaseHandler, Services
+
+RETRY = b"retry: 2000\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class StreamHandler(BaseHandler):
+    """A handler that follows a log until its end or the client's."""
+
+    def initialize(self, services: Services) -> None:
+        super().initialize(services)
+        self._keep_alive_secs = services.config.server.keep_alive_secs
+        self._cursor: Cursor | None = None
+
+    async def begin(self, first: bytes = b"") -> None:
+        """Send the headers, so that a client knows at once that it is connected, and `first`."""
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("X-Accel-Buffering", "no")
+        self.write(RETRY + first)
+        await self.flush()
+
+    async def wait_for(self, event: asyncio.Event) -> None:
+        """Keep the connection alive until `event`; raises StreamClosedError when the client has gone."""
+        while not event.is_set():
+            try:
+                async with asyncio.timeout(self._keep_alive_secs):
+                    await event.wait()
+            except TimeoutError:
+                self.write(KEEP_ALIVE)
+                await self.flush()
+
+    async def relay(self, log: EventLog, position: int, end: Callable[[], int | None]) -> None:
+        """Write frames from `position` until number `end()` was written, the log has ended or the client has gone."""
+        cursor = self._cursor = log.follow(position, on_lost=self._drop)
+        try:
+            while not cursor.ended:
+                frames = cursor.take(end())
+                if frames:
+                    self.write(frames)
+                    await self.flush()
+                    continue
+                last = end()
+                if last is not None and cursor.position > last:
+                    return
+                try:
+                    async with asyncio.timeout(self._keep_alive_secs):
+                        await cursor.wait()
+                except TimeoutError:
+                    self.write(KEEP_ALIVE)
+                    await self.flush()
+        except StreamClosedError:
+            pass
+        finally:
+            cursor.close()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def _drop(self) -> None:
+        """The client reads too slowly: close its connection; it can come back with its last event id."""
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection):
+            connection.close()
+
+
+def resync(log: EventLog, position: int, reason: str, session_id: str) -> bytes:
+    """A frame outside the log; its id makes a client that comes back go on at `position`."""
+    data = msgspec.json.encode(wire.Resync(reason=reason, session_id=session_id))
+    return b"id: %b-%d\nevent: resync\ndata: %b\n\n" % (log.epoch.encode(), position - 1, data)

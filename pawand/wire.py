@@ -1,0 +1,225 @@
+"""The HTTP contract in one file: every request, answer and event (docs/api.md).
+
+Times are strings, UTC, `2026-04-14T12:00:00.123456Z`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from msgspec import UNSET, Struct, UnsetType
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True):
+    message: str
+    session_id: str | None = None
+    model: str | None = None
+
+
+class CreateSessionRequest(Struct, frozen=True, kw_only=True):
+    session_id: str | None = None
+    model: str | None = None
+    title: str | None = None
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+class Error(Struct, frozen=True):
+    """The body of every 4xx and 5xx."""
+
+    error: str
+    code: str
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    status: str
+    version: str
+    uptime_secs: int
+    agent_id: str
+
+
+class HealthDetail(Health, frozen=True, kw_only=True):
+    """What callers with full access see on top."""
+
+    provider: str
+    model: str
+    sandbox: str
+    active_turns: int
+    reasons: list[str]
+
+
+class Peer(Struct, frozen=True, kw_only=True):
+    name: str
+    agent_id: str
+    ip: str | None
+    groups: list[str]
+    port: int | None | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    online: bool | None | UnsetType = UNSET
+
+
+class Agents(Struct, frozen=True):
+    self: str
+    peers: list[Peer]
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    name: str
+    provider: str
+    is_default: bool
+
+
+class Models(Struct, frozen=True):
+    models: list[Model]
+
+
+class SessionCreated(Struct, frozen=True):
+    session_id: str
+
+
+class SessionSummary(Struct, frozen=True, kw_only=True):
+    id: str
+    model: str
+    created_at: str
+    updated_at: str
+    message_count: int
+    title: str
+    active: bool
+
+
+class ToolCall(Struct, frozen=True):
+    id: str
+    name: str
+    arguments: Any
+
+
+class ToolResult(Struct, frozen=True):
+    tool_call_id: str
+    content: Any
+    success: bool
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    role: str
+    content: str
+    timestamp: str
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    tool_result: ToolResult | UnsetType = UNSET
+    interrupted: bool | UnsetType = UNSET
+
+
+class SessionDetail(Struct, frozen=True, kw_only=True):
+    id: str
+    model: str
+    created_at: str
+    updated_at: str
+    messages: list[Message]
+    title: str
+    active_turn: str | None
+
+
+class Usage(Struct, frozen=True):
+    """Tokens as the provider counts them, summed over the iterations of a turn."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class ChatAnswer(Struct, frozen=True, kw_only=True):
+    session_id: str
+    content: str
+    iterations: int
+    tool_calls: int
+    turn_id: str
+    finish_reason: str
+    usage: Usage
+    model: str
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One frame of the event stream; `event` is its name on the wire."""
+
+    event: ClassVar[str]
+
+
+class Start(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "start"
+    session_id: str
+    turn_id: str
+    model: str
+
+
+class Thinking(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "thinking"
+    content: str
+    iteration: int
+
+
+class Token(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "token"
+    content: str
+    iteration: int
+
+
+class ToolStart(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "tool_start"
+    name: str
+    id: str
+    arguments: Any
+    iteration: int
+
+
+class ToolOutput(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "tool_output"
+    id: str
+    content: str
+
+
+class ToolComplete(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "tool_complete"
+    name: str
+    success: bool
+    duration_ms: int
+    result_preview: str
+    id: str
+
+
+class Retry(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "retry"
+    attempt: int
+    delay_ms: int
+    reason: str
+    model: str
+
+
+class Done(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "done"
+    session_id: str
+    content: str
+    iterations: int
+    tool_calls: int
+    turn_id: str
+    finish_reason: str
+    usage: Usage
+    model: str
+
+
+class Failed(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "error"
+    message: str
+    code: str
+    turn_id: str
+    session_id: str
+
+
+class Resync(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "resync"
+    reason: str
+    session_id: str

@@ -1,0 +1,140 @@
+"""A daemon for tests: its parts in this process, or the real command as a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from pawand import daemon
+from pawand.sessions.store import SessionStore
+
+COMMAND = Path(sys.executable).parent / "pawand"
+MODEL = "test-model"
+Event = tuple[str, dict[str, Any]]
+
+
+def parts(workspace: Path, state: Path, upstream: str, **flags: Any) -> daemon.Parts:
+    """Everything but sockets, talking to `upstream`. `flags` are dotted keys with `__` for the dot."""
+    settings = {"provider": "openai", "base_url": upstream, "model": MODEL, "limits.log_idle_secs": 60.0}
+    settings |= {name.replace("__", "."): value for name, value in flags.items()}
+    env = {"HOME": os.environ["HOME"], "PAWAND_STATE_DIR": str(state), "OPENAI_API_KEY": API_KEY}
+    plan = daemon.plan(settings, workspace, env)
+    store = SessionStore(plan.sessions)
+    store.open()
+    return daemon.assemble(plan, store)
+
+
+API_KEY = "sk-test-0123456789abcdef"
+
+
+def parse_events(body: str) -> list[Event]:
+    """(name, data) of each event, comments left out."""
+    return [(name, data) for _, name, data in parse_frames(body)]
+
+
+def parse_frames(body: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(id, name, data) of each event of a complete stream."""
+    frames = []
+    for block in body.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and not line.startswith(":"))
+        if "event" in fields:
+            frames.append((fields["id"], fields["event"], json.loads(fields["data"])))
+    return frames
+
+
+def tokens(events: list[Event]) -> str:
+    return "".join(data["content"] for name, data in events if name == "token")
+
+
+@dataclass
+class Process:
+    """A running `pawand serve`."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    state: Path
+    workspace: Path
+    log: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """(status, JSON or text) of one request."""
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(self.url + path, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
+        try:
+            with urlopen(request, timeout=60) as response:
+                status, content = response.status, response.read().decode()
+        except OSError as error:
+            if not hasattr(error, "code"):
+                raise
+            status, content = error.code, error.read().decode()  # type: ignore[attr-defined]
+        try:
+            return status, json.loads(content)
+        except ValueError:
+            return status, content
+
+    def cli(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments], env=self.env, cwd=self.workspace, capture_output=True, text=True, timeout=timeout
+        )
+
+    def log_text(self) -> str:
+        return self.log.read_text()
+
+
+def environment(home: Path, state: Path, **more: str) -> dict[str, str]:
+    """A child's environment: nothing of the user's own settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "COVERAGE_PROCESS_START") if name in os.environ}
+    return kept | {"HOME": str(home), "PAWAND_STATE_DIR": str(state), **more}
+
+
+@contextmanager
+def serve(
+    workspace: Path, state: Path, *flags: str, env: Mapping[str, str] | None = None, port: int = 0
+) -> Iterator[Process]:
+    """Run `pawand serve` until the end of the block, then SIGTERM; it must exit 0."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True)
+    log = state / "test.log"
+    environ = environment(Path(os.environ["HOME"]), state, **(env or {}))
+    with log.open("ab") as output:
+        command = [str(COMMAND), "serve", "--workspace", str(workspace), "--port", str(port), *flags]
+        child = subprocess.Popen(command, env=environ, stdout=output, stderr=output, cwd=workspace)
+        try:
+            url = _wait_until_ready(child, state, log)
+            yield Process(child, url, state, workspace, log, environ)
+        finally:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+            code = child.wait(30)
+    assert code in (0, -signal.SIGKILL), f"exit code {code}: {log.read_text()}"
+
+
+def _wait_until_ready(child: subprocess.Popen[bytes], state: Path, log: Path) -> str:
+    """The URL of the state file, written once the port answers."""
+    file = state / "run" / "pawand.json"
+    for _ in range(600):
+        if child.poll() is not None:
+            raise AssertionError(f"pawand ended with {child.returncode}: {log.read_text()}")
+        try:
+            found = json.loads(file.read_bytes())
+            if found["pid"] == child.pid:
+                return str(found["url"])
+        except (OSError, ValueError):
+            pass
+        try:
+            child.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError(f"pawand was not ready in 30 s: {log.read_text()}")

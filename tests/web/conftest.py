@@ -1,0 +1,82 @@
+"""An application over real parts and a scripted upstream, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.ioloop import IOLoop
+from tornado.web import Application
+
+from pawand.daemon import Parts
+from pawand.web.app import make_app
+from tests import harness
+from tests.conftest import LogWatch
+from tests.fakes.openai_server import OpenAIServer
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    path = tmp_path / "workspace"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def upstream() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def parts(
+    request: pytest.FixtureRequest, io_loop: IOLoop, workspace: Path, state: Path, upstream: OpenAIServer
+) -> Iterator[Parts]:
+    """Flags of the daemon come from `@pytest.mark.settings(server__port=1)`."""
+    marker = request.node.get_closest_marker("settings")
+    settings = marker.kwargs if marker else {}
+    made = harness.parts(workspace, state, upstream.url, **settings)
+    io_loop.run_sync(made.provider.warm, timeout=30)
+    yield made
+    io_loop.run_sync(made.aclose, timeout=30)
+    made.services.turns.store.close()
+
+
+@pytest.fixture
+def app(parts: Parts, log_watch: LogWatch) -> Application:
+    return make_app(parts.services)
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking(io_loop: IOLoop) -> Iterator[BlockBuster]:
+    """A call that would block the loop raises."""
+    with blockbuster_ctx("pawand") as watch:
+        yield watch
+
+
+Fetch = Callable[..., Any]
+
+
+@pytest.fixture
+def fetch(http_client: AsyncHTTPClient, base_url: str) -> Fetch:
+    """`await fetch(path, method=…, body=…, headers=…)`; errors are answers too."""
+    address = base_url.replace("localhost", "127.0.0.1")
+
+    async def call(path: str, **options: Any) -> HTTPResponse:
+        options.setdefault("raise_error", False)
+        options.setdefault("request_timeout", 20)
+        if "body" in options:
+            options.setdefault("method", "POST")
+            options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
+        return await http_client.fetch(address + path, **options)
+
+    return call
