@@ -29,7 +29,7 @@ setup(
     extras_require={
         "local": ["xllamacpp"],
         "test": [
-            "setuptools<82",
+            "setuptools>=70.1,<82",
             "pytest>=9,<10",
             "pytest-tornado==0.8.1",
             "pytest-cov>=7",

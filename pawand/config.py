@@ -142,6 +142,7 @@ INERT_KEYS = frozenset(
         "permission_timeout_secs",
         "server.drain_secs",
         "skills_repo",
+        "thinking_budget",
     }
 )
 # Settings of the Rust program that steer its terminal or that it never reads (facts 2.2).

@@ -236,7 +236,7 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
 
 def _announce(plan: Plan, url: str, sandbox: Sandbox) -> None:
     """Say where we are: to the command, the log and systemd."""
-    _write_state_file(paths.state_file(plan.state), url)
+    _write_state_file(plan, url)
     for warning in plan.settings.warnings:
         log.warning("%s", warning)
     if plan.choice.automatic:
@@ -359,12 +359,20 @@ def _aegis_files(settings: Config) -> list[Path]:
     return [*([Path(configured).expanduser()] if configured else []), paths.aegis_file()]
 
 
-def _write_state_file(path: Path, url: str) -> None:
+def _write_state_file(plan: Plan, url: str) -> None:
+    path = paths.state_file(plan.state)
     paths.private_dir(path.parent)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    state = {"pid": os.getpid(), "url": url, "version": __version__, "started_at": started}
+    state = {
+        "pid": os.getpid(),
+        "url": url,
+        "version": __version__,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "token_file": str(plan.token_file),
+    }
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(state))
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(state))
     temporary.rename(path)
 
 

@@ -33,12 +33,13 @@ def aegis_file(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def state_file(state: Path) -> Path:
-    """Who runs here: `{pid, url, version, started_at}`, written once the port answers, removed at the end."""
+    """Who runs here: `{pid, url, version, started_at, token_file}`, written once the port answers, removed at the end."""
     return state / "run" / "pawand.json"
 
 
 def private_dir(path: Path) -> Path:
     """Make `path` (and its parents) if it is missing, readable by its owner alone."""
-    for folder in [*reversed(path.parents), path]:  # mkdir's own `parents` ignores the mode
-        folder.mkdir(mode=0o700, exist_ok=True)
+    if not path.parent.exists():  # mkdir's own `parents` ignores the mode
+        private_dir(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
     return path

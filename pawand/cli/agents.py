@@ -18,7 +18,7 @@ def command(context: Context, as_json: bool) -> None:
         return
     click.echo(f"this is {agents['self']}")
     if agents["peers"]:
-        rows = ([p["name"], p["agent_id"], p["ip"], ", ".join(p["groups"])] for p in agents["peers"])
+        rows = [[p["name"], p["agent_id"], p["ip"], ", ".join(p["groups"])] for p in agents["peers"]]
         print_table(["name", "agent", "address", "groups"], rows)
     else:
         click.echo("no peers; they come from ~/.config/aegis/aegis-net.toml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,8 +26,9 @@ class Context:
 
     def client(self) -> Client:
         """A client for `--url`, else the running daemon of this state folder, else the configured address."""
-        url = self._url or str((read_state_file(paths.state_dir()) or {}).get("url", "")) or _configured_url()
-        return Client(url, _token(url))
+        known = read_state_file(paths.state_dir()) or {}
+        url = self._url or str(known.get("url", "")) or _configured_url()
+        return Client(url, _token(url, str(known.get("token_file", paths.state_dir() / "token"))))
 
     @property
     def runs_here(self) -> bool:
@@ -44,12 +45,12 @@ def _configured_url() -> str:
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
-def _token(url: str) -> str | None:
+def _token(url: str, file: str) -> str | None:
     """This machine's token, for a daemon of this machine only."""
     if (urlsplit(url).hostname or "") not in ("127.0.0.1", "::1", "localhost"):
         return None
     try:
-        return (paths.state_dir() / "token").read_text(encoding="utf-8").strip() or None
+        return Path(file).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -63,13 +64,20 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(headings):
+        # The first column is what one copies into the next command: it is never cut.
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=None if number else _widest(rows))
     for row in rows:
         table.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
     Console(highlight=False).print(table)
+
+
+def _widest(rows: Sequence[Sequence[object]]) -> int:
+    return max((len(str(row[0])) for row in rows), default=0)

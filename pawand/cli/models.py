@@ -16,6 +16,5 @@ def command(context: Context, as_json: bool) -> None:
     if as_json:
         print_json(models)
     else:
-        print_table(
-            ["model", "provider", ""], ([m["name"], m["provider"], "default" * m["is_default"]] for m in models)
-        )
+        rows = [[m["name"], m["provider"], "default" if m["is_default"] else ""] for m in models]
+        print_table(["model", "provider", ""], rows)

@@ -30,10 +30,8 @@ def list_(context: Context, as_json: bool) -> None:
     elif not rows:
         click.echo("no sessions yet; begin one with: pawand chat MESSAGE")
     else:
-        headings = ["id", "updated", "messages", "model", "title"]
-        print_table(
-            headings, ([r["id"], _day(r["updated_at"]), r["message_count"], r["model"], r["title"]] for r in rows)
-        )
+        cells = [[r["id"], _minute(r["updated_at"]), r["message_count"], r["title"]] for r in rows]
+        print_table(["id", "updated", "messages", "title"], cells)
 
 
 @command.command()
@@ -46,9 +44,9 @@ def show(context: Context, id: str, as_json: bool) -> None:
     if as_json:
         print_json(session)
         return
-    click.secho(f"{session['id']}  {session['model']}  {_day(session['updated_at'])}", bold=True)
+    click.secho(f"{session['id']}  {session['model']}  {_minute(session['updated_at'])}", bold=True)
     for message in session["messages"]:
-        click.secho(f"\n{message['role']}  {_day(message['timestamp'])}", fg="cyan")
+        click.secho(f"\n{message['role']}  {_minute(message['timestamp'])}", fg="cyan")
         if message["content"]:
             click.echo(printable(message["content"]))
         for call in message.get("tool_calls", []):
@@ -112,5 +110,5 @@ def _path(id: str) -> str:
     return quote(id, safe="")
 
 
-def _day(time: str) -> str:
+def _minute(time: str) -> str:
     return time[:16].replace("T", " ")

@@ -28,6 +28,7 @@ CONNECT_TIMEOUT_SECS = 30.0
 LINGER_SECS = 5.0  # how long the usage chunk and [DONE] may follow the finish reason
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_ERROR_CHARS = 500
+MAX_SAMPLE_BYTES = 80
 RETRIABLE = frozenset({408, 409, 429})
 _HINTS = {
     401: "the API key was refused",
@@ -99,11 +100,11 @@ class OpenAIChat:
         self._stall_secs = stall_secs
         self._options = options
         self._reasoning = reasoning
+        self._headers: Any = {} if key else {"Authorization": openai.Omit()}
         self._client = openai.AsyncOpenAI(
             base_url=url,
-            api_key=key or "",
+            api_key=key or "none",  # the SDK insists on one; the header is left out
             max_retries=0,
-            default_headers=None if key else cast(Any, {"Authorization": openai.Omit()}),
             http_client=openai.DefaultAioHttpClient(
                 # Silence is judged by event, below; the transport's own read timeout would end a slow first token.
                 timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_SECS),
@@ -125,7 +126,8 @@ class OpenAIChat:
                     for item in answer.read(data):
                         yield item
         except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise classify(error, self._url, self._redactor) from error
+            if not answer.finished:  # what breaks after the model's last word is of no interest
+                raise classify(error, self._url, self._redactor) from error
         yield answer.finish()
 
     async def _events(self, request: CompletionRequest, answer: _Answer) -> AsyncGenerator[bytes, None]:
@@ -133,7 +135,11 @@ class OpenAIChat:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._first_event_secs
         manager = self._client.chat.completions.with_streaming_response.create(
-            model=request.model, messages=cast(Any, request.messages), stream=True, extra_body=self._fields(request)
+            model=request.model,
+            messages=cast(Any, request.messages),
+            stream=True,
+            extra_headers=self._headers,
+            extra_body=self._fields(request),
         )
         async with asyncio.timeout_at(deadline):
             response = await manager.__aenter__()
@@ -161,9 +167,6 @@ class OpenAIChat:
                     deadline = clock() + (LINGER_SECS if answer.finished else self._stall_secs)
             if parser.pending:
                 yield parser.pending
-        except TimeoutError:
-            if not answer.finished:
-                raise
         finally:
             await manager.__aexit__(None, None, None)
 
@@ -231,7 +234,11 @@ class _Answer:
         if data == b"[DONE]":
             self.complete = True
             return []
-        chunk = _parse(data)
+        try:
+            chunk = _parse(data)
+        except ValueError as error:
+            sample = self._redactor.log(data[:MAX_SAMPLE_BYTES].decode("utf-8", "replace"))
+            raise ProviderError(f"the provider sent no chat completion but {sample!r}", retriable=True) from error
         if chunk.error:
             raise ProviderError(f"the provider reported: {_detail(chunk.error, self._redactor)}", retriable=True)
         if chunk.usage is not None:
@@ -288,10 +295,10 @@ class _PartialCall:
         self.arguments: list[str] = []
 
     def whole(self) -> ToolCall:
-        text = "".join(self.arguments).strip()
+        text = "".join(self.arguments).strip() or "{}"
         try:
-            arguments = msgspec.json.decode(text) if text else {}
-        except (msgspec.MsgspecError, RecursionError, ValueError):
+            arguments = msgspec.json.decode(_without_surrogates(text))
+        except ValueError:
             arguments = text
         return ToolCall(id=self.id or _new_call_id(), name=self.name, arguments=arguments)
 
@@ -301,19 +308,19 @@ def _new_call_id() -> str:
 
 
 def _parse(data: bytes) -> _Chunk:
+    """Raises ValueError for what is no chunk."""
     try:
         return _decode_chunk(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    # msgspec refuses lone surrogates, which some tokenizers emit when a character is split over tokens.
+    except (ValueError, RecursionError):
+        return _decode_chunk(_without_surrogates(data.decode("utf-8", "replace")))
+
+
+def _without_surrogates(text: str) -> bytes:
+    """The same JSON for msgspec, which refuses lone surrogates: some tokenizers emit them for half a character."""
     try:
-        text = json.dumps(json.loads(data.decode("utf-8", "replace")), ensure_ascii=False)
-        return _decode_chunk(text.encode("utf-8", "replace"))
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        sample = data[:80].decode("utf-8", "replace")
-        raise ProviderError(
-            f"the provider sent something that is no chat completion: {sample!r}", retriable=True
-        ) from error
+        return json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace")
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _joined(parts: list[Any]) -> str:

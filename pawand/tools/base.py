@@ -17,6 +17,8 @@ from pawand.tools import output
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Stamp, Workspace
 
+MAX_ERROR_CHARS = 4000
+
 log = logging.getLogger(__name__)
 
 
@@ -93,17 +95,18 @@ class Registry:
         started = time.monotonic()
         try:
             result = await self._tools[call.name].run(arguments, context, emit)
+            content = output.fit(self._redactor.value(result), context.max_result_chars)
         except ToolError as error:
             return self.failure(call, str(error), started)
         except Exception as error:  # a tool's bug must not end the turn: the model is told, the log has the rest
             log.exception("tool %s failed", call.name)
             return self.failure(call, f"internal error of the tool: {type(error).__name__}", started)
-        content = output.fit(self._redactor.value(result), context.max_result_chars)
         success = not (isinstance(result, dict) and result.get("success") is False)
         return Outcome(call=call, content=content, success=success, duration_ms=_since(started))
 
     def failure(self, call: ToolCall, message: str, started: float | None = None) -> Outcome:
-        content = {"error": self._redactor.text(output.clean(message)), "tool": call.name}
+        error = output.clip(self._redactor.text(output.clean(message)), MAX_ERROR_CHARS)
+        content = {"error": error, "tool": call.name}
         return Outcome(call=call, content=content, success=False, duration_ms=_since(started) if started else 0)
 
 

@@ -7,11 +7,12 @@ import os
 import stat
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct
 
 from pawand.errors import ToolError
 from pawand.tools.base import Emit, Tool, ToolContext
-from pawand.tools.output import clean
+from pawand.tools.output import clean, lines_of
 from pawand.tools.workspace import Stamp
 
 MAX_LINE_CHARS = 2000
@@ -49,14 +50,18 @@ def read_text(path: str, context: ToolContext) -> tuple[str, Stamp]:
 
 
 async def read_file(args: ReadFile, context: ToolContext, emit: Emit) -> dict[str, Any]:
-    text, stamp = await asyncio.to_thread(read_text, args.path, context)
-    context.seen[context.workspace.relative(args.path)] = stamp
-    lines = text.splitlines()
+    return await asyncio.to_thread(_read_file, args, context)
+
+
+def _read_file(args: ReadFile, context: ToolContext) -> dict[str, Any]:
+    text, stamp = read_text(args.path, context)
+    context.seen[context.workspace.identity(args.path)] = stamp
+    lines = lines_of(text)
     shown: list[str] = []
     room = context.max_result_chars - 500  # the other fields of the result
     for number, line in enumerate(lines[args.offset : args.offset + args.limit], args.offset + 1):
         numbered = f"{number:6d}\t{line[:MAX_LINE_CHARS]}{'…' if len(line) > MAX_LINE_CHARS else ''}"
-        room -= len(numbered.encode()) + 10
+        room -= len(msgspec.json.encode(numbered))
         if room < 0 and shown:
             break
         shown.append(numbered)
@@ -80,18 +85,18 @@ async def write_file(args: WriteFile, context: ToolContext, emit: Emit) -> dict[
 
 
 def _write_file(args: WriteFile, context: ToolContext) -> dict[str, Any]:
-    key = context.workspace.relative(args.path)
-    seen = context.seen.get(key)
+    seen = context.seen.get(context.workspace.identity(args.path))
     now = context.workspace.stamp(args.path)
     if seen is not None and now is not None and seen != now:
         raise ToolError(f"{args.path} changed on disk since it was read: read it again before you overwrite it")
     data = args.content.encode("utf-8", "replace")
-    context.seen[key] = context.workspace.write(args.path, data)
+    stamp = context.workspace.write(args.path, data)
+    context.seen[context.workspace.identity(args.path)] = stamp
     return {
         "success": True,
         "path": args.path,
         "bytes_written": len(data),
-        "lines": len(args.content.splitlines()),
+        "lines": len(lines_of(args.content)),
         "created": now is None,
     }
 

@@ -44,12 +44,20 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\u2400")
 
 
+def lines_of(text: str) -> list[str]:
+    """Lines as editors and grep count them: a line feed ends one, and a carriage return before it is no part of it."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
 def clip(text: str, limit: int, hint: str = "") -> str:
     """At most about `limit` characters, cut at line ends from the middle, with a note that says so."""
     if len(text) <= limit:
         return text
     head_size, tail_size = limit * 2 // 3, limit // 3
-    head, tail = text[:head_size], text[-tail_size:]
+    head, tail = text[:head_size], text[len(text) - tail_size :]
     head = head[: head.rfind("\n") + 1] or head
     tail = tail[tail.find("\n") + 1 :] or tail
     note = f"[… {len(text) - len(head) - len(tail)} characters left out{f'; {hint}' if hint else ''} …]"
@@ -68,7 +76,8 @@ def fit(result: Any, limit: int) -> Any:
 
 def _shrink(result: Any, excess: int) -> Any:
     if isinstance(result, str):
-        return clip(result, max(_LEAST, len(result) - excess - 80))
+        size = len(msgspec.json.encode(result))  # of bytes, of which a character may take up to six
+        return clip(result, max(_LEAST, int(len(result) * (1 - excess / size)) - 80))
     if isinstance(result, list) and len(result) > 1:
         keep = max(1, int(len(result) * (1 - excess / max(excess + 1, len(msgspec.json.encode(result))))) - 1)
         return [*result[:keep], f"[… {len(result) - keep} more left out …]"]

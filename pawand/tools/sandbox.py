@@ -74,6 +74,7 @@ class Sandbox:
         self._environment = _environment()
         self._identity: dict[str, str] = {}
         self._profile = self._fixed_profile() if status.word == "bwrap" else []
+        self._mounts = self._own_mounts() if status.word == "bwrap" else []
 
     @classmethod
     def probe(cls, settings: config.Sandbox, workspace: Workspace, scratch: Path, hidden: Iterable[Path]) -> Sandbox:
@@ -89,11 +90,15 @@ class Sandbox:
         else:
             sandbox = cls(settings, workspace, scratch, hidden, Status("bwrap"))
             command = [*sandbox._arguments("probe", "."), "true"]
-            probe = subprocess.run(command, capture_output=True, env=sandbox._environment, timeout=30, check=False)
-            if probe.returncode == 0:
+            try:
+                subprocess.run(command, capture_output=True, env=sandbox._environment, timeout=30, check=True)
+            except subprocess.CalledProcessError as error:
+                reason = f"bubblewrap does not work here: {error.stderr.decode(errors='replace').strip()[:300]}"
+            except (OSError, subprocess.TimeoutExpired) as error:
+                reason = f"bubblewrap does not work here: {error}"
+            else:
                 sandbox._identity = _git_identity()
                 return sandbox
-            reason = f"bubblewrap does not work here: {probe.stderr.decode(errors='replace').strip()[:300]}"
         sandbox = cls(settings, workspace, scratch, hidden, Status("unavailable", reason))
         sandbox._identity = _git_identity()
         return sandbox
@@ -110,24 +115,44 @@ class Sandbox:
         """Run `command` in `folder` of the workspace with no stdin; at the end of the block its whole tree is dead."""
         if not self.usable:
             raise ToolError(f"programs may not be started: [sandbox] mode is require, but {self.status.reason}")
-        real = await asyncio.to_thread(self._workspace.resolve, folder)
+        real = await asyncio.to_thread(self._folder, folder)
         if self.status.word == "bwrap":
             arguments = [*await asyncio.to_thread(self._arguments, session_id, real), *command]
         else:
             arguments = [sys.executable, "-I", "-S", supervisor.__file__, *command]
-        process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self._workspace.root / real,
-            env={**self._environment, **self._identity},
-            start_new_session=True,
-        )
+        starting = asyncio.create_task(self._start(arguments, self._workspace.root / real))
         try:
-            yield process
+            yield await asyncio.shield(starting)
         finally:
-            await asyncio.shield(kill_tree(process))
+            await asyncio.shield(self._end(starting))
+
+    async def _start(self, arguments: list[str], folder: Path) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=folder,
+                env={**self._environment, **self._identity},
+                start_new_session=True,
+            )
+        except OSError as error:  # E2BIG for a command over 128 KiB among them
+            raise ToolError(f"the command cannot be started: {(error.strerror or '').lower()}") from error
+        except ValueError as error:
+            raise ToolError("the command is no valid text") from error
+
+    async def _end(self, starting: asyncio.Task[asyncio.subprocess.Process]) -> None:
+        """Also for a call that was cancelled while its program started."""
+        with contextlib.suppress(ToolError):
+            process = await starting
+            await (_kill_bwrap(process) if self.status.word == "bwrap" else _kill_supervisor(process))
+
+    def _folder(self, path: str) -> str:
+        real = self._workspace.resolve(path)
+        if not (self._workspace.root / real).is_dir():
+            raise ToolError(f"{path} is no folder")
+        return real
 
     def forget(self, session_id: str) -> None:
         """Drop a session's /tmp. Blocks."""
@@ -138,20 +163,16 @@ class Sandbox:
     def _arguments(self, session_id: str, folder: str) -> list[str]:
         root = str(self._workspace.root)
         temporary = str(paths.private_dir(self._scratch / session_id))
-        arguments = [*self._profile, "--bind", temporary, "/tmp", "--bind", root, root]  # noqa: S108
-        for path in self._settings.writable_paths:
-            real = str(Path(path).expanduser())
-            arguments += ["--bind-try", real, real]
+        arguments = [*self._profile, "--bind", temporary, "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
         for name in _GIT_READ_ONLY:
             if _is_plain(self._workspace.root, name):
                 arguments += ["--ro-bind", f"{root}/{name}", f"{root}/{name}"]
-        if (self._workspace.root / ".git").is_file():
+        if _is_plain(self._workspace.root, ".git") and (self._workspace.root / ".git").is_file():
             arguments += ["--ro-bind", f"{root}/.git", f"{root}/.git"]
         return [*arguments, "--chdir", os.path.normpath(f"{root}/{folder}"), "--"]
 
     def _fixed_profile(self) -> list[str]:
-        """What is the same for every command of this daemon."""
-        home = str(Path.home())
+        """The system, the same for every command of this daemon."""
         arguments = [
             "bwrap",
             "--unshare-user",
@@ -175,14 +196,23 @@ class Sandbox:
             if not resolver.startswith("/etc/"):
                 arguments += ["--ro-bind-try", resolver, resolver]
         arguments += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/var/tmp", "--tmpfs", "/run"]  # noqa: S108
-        for private in self._hidden:
-            if private.is_dir() and any(private.is_relative_to(system) for system in _SYSTEM):
-                arguments += ["--tmpfs", str(private)]
-        if home != "/":
-            arguments += ["--tmpfs", home]
-        for path in self._readable_paths():
-            arguments += ["--ro-bind-try", path, path]
         return arguments
+
+    def _own_mounts(self) -> list[str]:
+        """The cover of the home, what is shown, and the covers of what is private: the deeper path lies on top."""
+        home = _mountable(Path.home())
+        readable = [_mountable(Path(path)) for path in self._readable_paths()]
+        writable = [_mountable(Path(path).expanduser()) for path in self._settings.writable_paths]
+        mounts = [(home, ["--tmpfs", str(home)])] if home != Path("/") else []
+        mounts += [(path, ["--ro-bind-try", str(path), str(path)]) for path in readable]
+        mounts += [(path, ["--bind-try", str(path), str(path)]) for path in writable]
+        private = [path.resolve() for path in (self._hidden if home.resolve() == home else [*self._hidden, home])]
+        for shown in [*map(Path, _SYSTEM), *readable, *writable]:
+            top = shown.resolve()
+            covers = [shown / path.relative_to(top) for path in private if path.is_dir() and path.is_relative_to(top)]
+            mounts += [(path, ["--tmpfs", str(path)]) for path in covers]
+        mounts.sort(key=lambda mount: len(mount[0].parts))
+        return [argument for _, arguments in mounts for argument in arguments]
 
     def _readable_paths(self) -> list[str]:
         """Toolchains that live in the home or beside the interpreter, and what the configuration adds."""
@@ -203,8 +233,8 @@ class Sandbox:
         `pyvenv.cfg` belongs to the workspace, so its word counts only for a folder that we would show anyway.
         """
         try:
-            text = (self._workspace.root / name / "pyvenv.cfg").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            text = self._workspace.read(f"{name}/pyvenv.cfg")[0].decode("utf-8", "replace")
+        except ToolError:
             return None
         home = next((line.partition("=")[2].strip() for line in text.splitlines() if line.startswith("home")), "")
         folder = Path(home)
@@ -216,26 +246,47 @@ class Sandbox:
         return real.parent if any(real.is_relative_to(path) for path in allowed) else None
 
 
-async def kill_tree(process: asyncio.subprocess.Process) -> None:
-    """TERM to every process below, KILL after TERM_GRACE_SECS; with bubblewrap or the supervisor none is left."""
+async def _kill_bwrap(process: asyncio.subprocess.Process) -> None:
+    """TERM to the commands, then KILL to bwrap's init, which takes the whole pid namespace with it.
+
+    bwrap itself is not killed before it has its init: one that is still setting up would outlive it.
+    """
+    below = await _below(process)
+    for _ in range(200):
+        if below or process.returncode is not None:
+            break
+        await asyncio.sleep(0.005)
+        below = await _below(process)
+    init, commands = below[:1], below[1:]
+    if commands:
+        supervisor.signal_all(commands, signal.SIGTERM)
+        await _wait(process, TERM_GRACE_SECS)
     if process.returncode is None:
-        below = await asyncio.to_thread(supervisor.descendants, process.pid)
-        # bwrap and its init would take the whole tree down at once; the supervisor passes the signal on itself.
-        supervisor.signal_all(below[1:] if _is_bwrap(process) else [process.pid], signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TERM_GRACE_SECS + 0.5):
-                await process.wait()
-        if process.returncode is None:
-            below = await asyncio.to_thread(supervisor.descendants, process.pid)
-            supervisor.signal_all([process.pid, *below], signal.SIGKILL)
+        supervisor.signal_all(init, signal.SIGKILL)
+        await _wait(process, 1.0)
+    if process.returncode is None:
+        supervisor.signal_all([process.pid], signal.SIGKILL)
+        await process.wait()
+
+
+async def _kill_supervisor(process: asyncio.subprocess.Process) -> None:
+    """TERM, which the supervisor passes on to its whole tree, with KILL after its own grace."""
+    if process.returncode is None:
+        supervisor.signal_all([process.pid], signal.SIGTERM)
+        await _wait(process, TERM_GRACE_SECS + 0.5)
+    if process.returncode is None:
+        supervisor.signal_all([process.pid, *await _below(process)], signal.SIGKILL)
+        await process.wait()
+
+
+async def _below(process: asyncio.subprocess.Process) -> list[int]:
+    return [] if process.returncode is not None else await asyncio.to_thread(supervisor.descendants, process.pid)
+
+
+async def _wait(process: asyncio.subprocess.Process, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
             await process.wait()
-
-
-def _is_bwrap(process: asyncio.subprocess.Process) -> bool:
-    try:
-        return Path(f"/proc/{process.pid}/comm").read_text().strip() == "bwrap"
-    except OSError:
-        return False
 
 
 def _environment() -> dict[str, str]:
@@ -263,6 +314,11 @@ def _git_identity() -> dict[str, str]:
             if value:
                 identity[f"GIT_AUTHOR_{key.upper()}"] = identity[f"GIT_COMMITTER_{key.upper()}"] = value
     return identity
+
+
+def _mountable(path: Path) -> Path:
+    """bwrap does not mount on a link, and the system's links are there: they lead on to the real place."""
+    return path.resolve() if any(path.is_relative_to(system) for system in _SYSTEM) else path
 
 
 def _is_plain(root: Path, name: str) -> bool:

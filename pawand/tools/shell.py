@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import time
+import contextlib
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -35,17 +35,17 @@ async def run(args: Bash, context: ToolContext, emit: Emit) -> dict[str, Any]:
     live = _Live(emit)
     timed_out = False
     start = context.sandbox.start(["bash", "-c", args.command], session_id=context.session_id, folder=args.workdir)
-    async with start as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        readers = asyncio.gather(_drain(process.stdout, stdout, live), _drain(process.stderr, stderr, live))
-        try:
-            async with asyncio.timeout(timeout):
-                await readers
-                await process.wait()
-        except TimeoutError:
-            timed_out = True
-    live.flush()
+    with contextlib.closing(live):
+        async with start as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            readers = asyncio.gather(_drain(process.stdout, stdout, live), _drain(process.stderr, stderr, live))
+            try:
+                async with asyncio.timeout(timeout):
+                    await readers
+                    await process.wait()
+            except TimeoutError:
+                timed_out = True
     result: dict[str, Any] = {
         "success": process.returncode == 0 and not timed_out,
         "exit_code": process.returncode,
@@ -64,6 +64,7 @@ async def _drain(stream: asyncio.StreamReader, kept: HeadTail, live: _Live) -> N
     while data := await stream.read(READ_BYTES):
         kept.feed(data)
         live.feed(decoder.decode(data))
+    live.feed(decoder.decode(b"", final=True))
 
 
 class _Live:
@@ -72,18 +73,25 @@ class _Live:
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._text = ""
-        self._next = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def feed(self, text: str) -> None:
         self._text = (self._text + text)[-LIVE_CHARS:]
-        if time.monotonic() >= self._next:
-            self.flush()
+        if self._timer is None:
+            self._pass_on()
 
-    def flush(self) -> None:
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._text:
+            self._emit(clean(self._text))
+
+    def _pass_on(self) -> None:
+        self._timer = None
         if self._text:
             self._emit(clean(self._text))
             self._text = ""
-            self._next = time.monotonic() + LIVE_INTERVAL_SECS
+            self._timer = asyncio.get_running_loop().call_later(LIVE_INTERVAL_SECS, self._pass_on)
 
 
 BASH = Tool(

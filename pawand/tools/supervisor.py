@@ -17,15 +17,17 @@ GRACE_SECS = 2.0
 
 
 def children(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
+    """Those of all its threads: the kernel lists them apart."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += [int(word) for word in file.read().split()]
+    return found
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below `pid`, parents first; threads other than the first may have children of their own."""
+    """All processes below `pid`, parents first."""
     found: list[int] = []
     queue = children(pid)
     while queue:

@@ -60,6 +60,10 @@ class Workspace:
         """The path below the root, `.` for the root itself. Raises ToolError for one that cannot be inside."""
         if "\0" in path:
             raise ToolError("the path holds a NUL character")
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise ToolError("the path is no valid text") from error
         if os.path.isabs(path):
             inside = os.path.relpath(os.path.normpath(path), self.root)
             if inside == ".." or inside.startswith("../"):
@@ -97,6 +101,13 @@ class Workspace:
             return self._place(descriptor)
         finally:
             os.close(descriptor)
+
+    def identity(self, path: str) -> str:
+        """The one name of a file, however its path is written and whether it exists or not."""
+        try:
+            return self.resolve(path)
+        except MissingError:
+            return os.path.normpath(self.relative(path))
 
     def read(self, path: str) -> tuple[bytes, Stamp]:
         """The whole content of a file of at most MAX_FILE_BYTES."""
@@ -184,6 +195,7 @@ class Workspace:
                 raise ToolError(f"{path}: `..` may not be used in the path of a new file")
             parent = self._open(made, os.O_PATH | os.O_DIRECTORY)
             try:
+                self._forbid_protected(os.path.join(self._place(parent), part))
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o777, dir_fd=parent)
             except OSError as error:
@@ -221,7 +233,7 @@ def check_place(root: Path, private: list[Path]) -> None:
 
 
 def _replace(folder: int, name: str, data: bytes) -> Stamp:
-    temporary = f".{name[:80]}.{secrets.token_hex(6)}.tmp"
+    temporary = f".pawan-{secrets.token_hex(8)}.tmp"
     mode: int | None = None
     with contextlib.suppress(FileNotFoundError):
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)

@@ -110,6 +110,10 @@ class BaseHandler(RequestHandler):
             self._check_method()
             self._check_length()
         except PawandError as error:
+            waits = self.request.headers.get("Expect", "").lower() == "100-continue"
+            if waits or self._declared_length() > MAX_DRAINED_BYTES:
+                self.set_header("Connection", "close")
+                raise
             self._refuse(error)
 
     def data_received(self, chunk: bytes) -> None:
@@ -139,10 +143,10 @@ class BaseHandler(RequestHandler):
 
     def _check_method(self) -> None:
         method = "GET" if self.request.method == "HEAD" else self.request.method
-        if method == "OPTIONS" or method in self._verbs():
-            return
         if not self._verbs():
             raise NotFoundError(f"no such route: {self.request.path}")
+        if method == "OPTIONS" or method in self._verbs():
+            return
         self.set_header("Allow", self._allow())
         raise MethodError(f"{self.request.path} takes {' and '.join(self._verbs())}, not {method}.{self.method_hint}")
 
@@ -151,11 +155,7 @@ class BaseHandler(RequestHandler):
             raise self._too_large()
 
     def _refuse(self, error: PawandError) -> None:
-        """Answer with `error` once the body has passed; at once where the client waits or the body is endless."""
-        waits = self.request.headers.get("Expect", "").lower() == "100-continue"
-        if waits or self._declared_length() > MAX_DRAINED_BYTES:
-            self.set_header("Connection", "close")
-            raise error
+        """Answer with `error` once the body has passed."""
 
         def answer(*_: str) -> None:
             raise error

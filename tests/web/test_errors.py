@@ -16,6 +16,7 @@ from tests.fakes import openai_server as fake
 from tests.web.conftest import Fetch
 
 MIB = 1024 * 1024
+HEAD = b"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 DEEP = b'{"message": ' + b"[" * 200_000
 
 BAD_BODIES: list[tuple[str, bytes, int, str]] = [
@@ -71,6 +72,7 @@ async def test_bad_bodies(fetch: Fetch, state: Path, route: str, body: bytes, st
         ("POST", "/nothing", 404, "not_found"),
         ("GET", "/", 404, "not_found"),
         ("GET", "/api", 404, "not_found"),
+        ("OPTIONS", "/nothing", 404, "not_found"),
         ("GET", "/chat", 405, "method_not_allowed"),
         ("PUT", "/chat", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
@@ -133,11 +135,14 @@ async def test_post_sessions_needs_no_body_and_no_content_type(fetch: Fetch) -> 
 
 
 @pytest.mark.gen_test
-async def test_chunked_bodies_over_the_limit_are_refused(http_server: HTTPServer, http_port: int) -> None:
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+async def test_chunked_bodies_over_the_limit_are_refused(
+    http_server: HTTPServer, http_port: int, expect: bytes
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", http_port)
-    writer.write(
-        b"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    writer.write(HEAD + expect + b"Transfer-Encoding: chunked\r\n\r\n")
+    if expect:
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 (Continue)\r\n\r\n"
     for _ in range(40):
         writer.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
         await writer.drain()
@@ -149,13 +154,11 @@ async def test_chunked_bodies_over_the_limit_are_refused(http_server: HTTPServer
 @pytest.mark.gen_test
 async def test_a_huge_body_is_refused_before_it_is_sent(http_server: HTTPServer, http_port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", http_port)
-    writer.write(
-        b"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9000000000\r\n\r\n"
-    )
+    writer.write(HEAD + b"Content-Length: 9000000000\r\n\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
     reader, writer = await asyncio.open_connection("127.0.0.1", http_port)
-    writer.write(b"POST /chat HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n")
+    writer.write(HEAD + b"Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
 

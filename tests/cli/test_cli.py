@@ -1,0 +1,161 @@
+"""The `pawand` command as a user runs it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pawand import __version__
+from tests import harness
+from tests.fakes import openai_server as fake
+from tests.fakes.openai_server import OpenAIServer
+
+
+@pytest.fixture
+def upstream() -> Iterator[OpenAIServer]:
+    with OpenAIServer(lambda _: fake.text("Hello", " you")) as server:
+        yield server
+
+
+@pytest.fixture
+def pawand(tmp_path: Path, upstream: OpenAIServer) -> Iterator[harness.Process]:
+    env = {"OPENAI_API_URL": upstream.url, "OPENAI_API_KEY": harness.API_KEY, "PAWAN_MODEL": harness.MODEL}
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as process:
+        yield process
+
+
+def run(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command where no daemon runs."""
+    environ = harness.environment(Path(os.environ["HOME"]), tmp_path / "none", **env)
+    command = [str(harness.COMMAND), *arguments]
+    return subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_version_and_help_teach(tmp_path: Path) -> None:
+    assert run(tmp_path, "version").stdout == f"pawand {__version__}\n"
+    shown = run(tmp_path, "--help")
+    assert shown.returncode == 0
+    for word in ("serve", "status", "chat", "sessions", "models", "agents", "Exit codes"):
+        assert word in shown.stdout
+    for command in (["serve"], ["status"], ["chat"], ["sessions"], ["sessions", "list"], ["models"], ["agents"]):
+        answer = run(tmp_path, *command, "--help")
+        assert (answer.returncode, answer.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["chat"], ["status", "--colour"], ["sessions", "show"]])
+def test_wrong_use_exits_2(tmp_path: Path, arguments: list[str]) -> None:
+    answer = run(tmp_path, *arguments)
+    assert answer.returncode == 2
+    assert "Error" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_status_tells_what_runs(pawand: harness.Process) -> None:
+    shown = pawand.cli("status")
+    assert shown.returncode == 0
+    assert f"running: pawan@{os.uname().nodename} at {pawand.url}" in shown.stdout
+    assert harness.MODEL in shown.stdout
+    found = json.loads(pawand.cli("status", "--json").stdout)
+    assert (found["running"], found["pid"], found["url"]) == (True, pawand.process.pid, pawand.url)
+    assert (found["version"], found["status"]) == (__version__, "ok")
+
+
+def test_status_of_nothing_exits_3(tmp_path: Path) -> None:
+    port = {"PAWAN_API_PORT": "9"}
+    answer = run(tmp_path, "status", **port)
+    assert answer.returncode == 3
+    assert answer.stdout.startswith("not running: pawand does not answer at http://127.0.0.1:9")
+    answer = run(tmp_path, "status", "--json", **port)
+    assert answer.returncode == 3
+    assert json.loads(answer.stdout)["running"] is False
+
+
+def test_other_commands_without_a_daemon_exit_3(tmp_path: Path) -> None:
+    for command in (["chat", "hi"], ["models"], ["agents"]):
+        answer = run(tmp_path, "--url", "http://127.0.0.1:9", *command)
+        assert (answer.returncode, "does not answer" in answer.stderr) == (3, True)
+
+
+def test_chat_shows_tokens_and_tool_lines(pawand: harness.Process, upstream: OpenAIServer) -> None:
+    replies = iter([fake.calls(("bash", {"command": "echo \x1b[31mred"})), fake.text("All", " \x1b[2Jdone", ".\n")])
+    upstream.script = lambda _: next(replies)
+    shown = pawand.cli("chat", "do it", "--session", "cli")
+    assert shown.returncode == 0
+    assert shown.stdout == "All [2Jdone.\n"
+    lines = shown.stderr.splitlines()
+    assert lines[0].startswith("▸ bash echo")
+    assert lines[1].startswith("✓ bash")
+    assert "red" in lines[1]
+    assert lines[-1] == "session cli"
+    assert "\x1b" not in shown.stderr
+
+
+def test_chat_json_is_one_event_a_line(pawand: harness.Process) -> None:
+    shown = pawand.cli("chat", "hi", "--json", "--model", "other")
+    events = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["start", "token", "token", "done"]
+    assert events[0]["model"] == "other"
+    assert events[-1]["content"] == "Hello you"
+    assert len({event["id"] for event in events}) == 4
+
+
+def test_chat_that_fails_exits_1(pawand: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = lambda _: fake.refusal(400, "no such thing")
+    shown = pawand.cli("chat", "hi")
+    assert shown.returncode == 1
+    assert "no such thing" in shown.stderr
+    assert pawand.cli("chat", " ").returncode == 1
+
+
+def test_sessions_through_the_daemon(pawand: harness.Process) -> None:
+    assert "no sessions yet" in pawand.cli("sessions", "list").stdout
+    pawand.cli("chat", "a first question", "--session", "one")
+    listed = pawand.cli("sessions", "list")
+    assert "one" in listed.stdout
+    assert "a first question" in listed.stdout
+    assert [row["id"] for row in json.loads(pawand.cli("sessions", "list", "--json").stdout)] == ["one"]
+    shown = pawand.cli("sessions", "show", "one")
+    assert "a first question" in shown.stdout
+    assert "Hello you" in shown.stdout
+    assert pawand.cli("sessions", "delete", "one").stdout == "deleted one\n"
+    missing = pawand.cli("sessions", "show", "one")
+    assert (missing.returncode, missing.stderr) == (1, "pawand: no session one\n")
+    assert pawand.cli("sessions", "show", "../x").returncode == 1
+
+
+def test_sessions_of_a_stopped_daemon(tmp_path: Path, upstream: OpenAIServer) -> None:
+    env = {"OPENAI_API_URL": upstream.url, "OPENAI_API_KEY": harness.API_KEY, "PAWAN_MODEL": harness.MODEL}
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        pawand.cli("chat", "hello", "--session", "kept")
+    assert [row["id"] for row in json.loads(pawand.cli("sessions", "list", "--json").stdout)] == ["kept"]
+    assert json.loads(pawand.cli("sessions", "show", "kept", "--json").stdout)["messages"][1]["content"] == "Hello you"
+    assert pawand.cli("sessions", "delete", "kept").returncode == 0
+    assert json.loads(pawand.cli("sessions", "list", "--json").stdout) == []
+    assert pawand.cli("sessions", "delete", "kept").returncode == 1
+
+
+def test_models_and_agents(pawand: harness.Process) -> None:
+    assert json.loads(pawand.cli("models", "--json").stdout) == [
+        {"name": harness.MODEL, "provider": "OpenAI", "is_default": True}
+    ]
+    assert harness.MODEL in pawand.cli("models").stdout
+    aegis = Path(os.environ["HOME"]) / ".config" / "aegis" / "aegis-net.toml"
+    aegis.parent.mkdir(parents=True)
+    aegis.write_text('[peers.zed]\nip = "10.0.0.2"\n[peers.amy]\nip = "10.0.0.1"\ngroups = ["x"]\n')
+    found = json.loads(pawand.cli("agents", "--json").stdout)
+    assert [peer["name"] for peer in found["peers"]] == ["amy", "zed"]
+    assert found["peers"][0] == {
+        "name": "amy", "agent_id": "pawan@amy", "ip": "10.0.0.1", "groups": ["x"],
+        "port": None, "source": "aegis", "online": None,
+    }  # fmt: skip
+    assert "10.0.0.2" in pawand.cli("agents").stdout
+
+
+def test_ids_in_tables_are_whole(pawand: harness.Process) -> None:
+    created = pawand.call("POST", "/sessions", {})[1]["session_id"]
+    assert created in pawand.cli("sessions", "list").stdout

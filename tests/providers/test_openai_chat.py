@@ -1,0 +1,246 @@
+"""`OpenAIChat` against a real server: what comes out of every kind of stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from pawand.errors import ProviderError
+from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text, TokenCount
+from pawand.providers.openai_chat import OpenAIChat
+from pawand.redact import Redactor
+from tests.fakes import openai_server as fake
+from tests.fakes.openai_server import DONE, OpenAIServer, Reply, chunk
+
+KEY = "sk-secret-0123456789"
+MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+
+
+@pytest.fixture
+def upstream() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0) -> list[Item]:
+    """All items of one completion."""
+
+    async def run() -> list[Item]:
+        provider = OpenAIChat(
+            url=url,
+            key=key,
+            redactor=Redactor([KEY]),
+            first_event_secs=first,
+            stall_secs=stall,
+            options={"temperature": 0.5, "max_tokens": 7},
+            reasoning=True,
+        )
+        try:
+            request = CompletionRequest(model="qwen", messages=MESSAGES, tools=[])
+            async with aclosing(provider.stream(request)) as items:
+                return [item async for item in items]
+        finally:
+            await provider.aclose()
+
+    return asyncio.run(run())
+
+
+def finish_of(upstream: OpenAIServer, *parts: bytes, content_type: str = "text/event-stream") -> Finish:
+    upstream.script = [Reply(parts, content_type=content_type)]
+    last = ask(upstream.url)[-1]
+    assert isinstance(last, Finish)
+    return last
+
+
+def call_delta(**fields: Any) -> bytes:
+    return chunk({"tool_calls": [fields]})
+
+
+def test_the_request_holds_what_was_configured(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("a", "b")]
+    assert ask(upstream.url) == [
+        Text("a"), Text("b"), Finish(reason="stop", tool_calls=[], usage=TokenCount(10, 5, 15))
+    ]  # fmt: skip
+    body = upstream.requests[0]
+    assert (body["temperature"], body["max_tokens"], body["stream"]) == (0.5, 7, True)
+    assert body["stream_options"] == {"include_usage": True}
+    assert body["chat_template_kwargs"] == {"thinking": True}
+    assert "tools" not in body
+    assert upstream.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+def test_without_a_key_no_authorization_is_sent(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("a")]
+    ask(upstream.url, key=None)
+    assert "authorization" not in upstream.headers[0]
+
+
+CALLS: dict[str, tuple[list[bytes], list[tuple[str, Any]]]] = {
+    "two calls, their pieces mixed": (
+        [
+            call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x'}),
+            call_delta(index=1, id="b", function={"name": "two", "arguments": ""}),
+            call_delta(index=0, function={"arguments": '": 1}'}),
+            call_delta(index=1, function={"arguments": '{"y": [2]}'}),
+        ],
+        [("one", {"x": 1}), ("two", {"y": [2]})],
+    ),
+    "no index, no id, one whole call a chunk": (
+        [
+            call_delta(function={"name": "one", "arguments": "{}"}),
+            call_delta(function={"name": "two", "arguments": '{"a":1}'}),
+        ],
+        [("one", {}), ("two", {"a": 1})],
+    ),
+    "no index, pieces follow their head": (
+        [
+            call_delta(id="a", function={"name": "one", "arguments": '{"a"'}),
+            call_delta(function={"arguments": ":1}"}),
+        ],
+        [("one", {"a": 1})],
+    ),
+    "index 0 for every call, new id": (
+        [
+            call_delta(index=0, id="a", function={"name": "one", "arguments": "{}"}),
+            call_delta(index=0, id="b", function={"name": "two", "arguments": "{}"}),
+        ],
+        [("one", {}), ("two", {})],
+    ),
+    "the same id twice": (
+        [
+            call_delta(index=0, id="a", function={"name": "one", "arguments": "{}"}),
+            call_delta(index=1, id="a", function={"name": "two", "arguments": "{}"}),
+        ],
+        [("one", {}), ("two", {})],
+    ),
+    "no arguments": ([call_delta(index=0, id="a", function={"name": "one"})], [("one", {})]),
+    "arguments that are no JSON": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x": '})],
+        [("one", '{"x":')],
+    ),
+    "a lone surrogate in the arguments": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x": "a\\ud83d"}'})],
+        [("one", {"x": "a?"})],
+    ),
+    "a name that is missing": ([call_delta(index=0, id="a", function={"arguments": "{}"})], []),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_tool_calls_of_every_shape(upstream: OpenAIServer, kind: str) -> None:
+    parts, wanted = CALLS[kind]
+    found = finish_of(upstream, *parts, chunk({}, "tool_calls"), DONE).tool_calls
+    assert [(call.name, call.arguments) for call in found] == wanted
+    assert all(call.id for call in found)
+    assert len({call.id for call in found}) == len(found)
+
+
+ENDS: dict[str, list[bytes]] = {
+    "finish reason and [DONE]": [chunk({"content": "x"}, "stop"), DONE],
+    "finish reason alone": [chunk({"content": "x"}, "stop")],
+    "[DONE] alone": [chunk({"content": "x"}), DONE],
+    "[DONE] without a blank line": [chunk({"content": "x"}), b"data: [DONE]"],
+    "no space after the colon, CRLF, comments": [
+        b": hello\r\n\r\n", chunk({"content": "x"}, "stop").replace(b"data: ", b"data:").replace(b"\n", b"\r\n"), DONE,
+    ],
+    "an event name before the data": [b"event: message\n" + chunk({"content": "x"}, "stop"), DONE],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_ways_to_end(upstream: OpenAIServer, kind: str) -> None:
+    upstream.script = [Reply(ENDS[kind])]
+    assert ask(upstream.url) == [Text("x"), Finish(reason="stop", tool_calls=[], usage=None)]
+
+
+def test_a_connection_cut_after_the_last_word_is_fine(upstream: OpenAIServer) -> None:
+    upstream.script = [Reply([chunk({"content": "x"}, "length"), 0.2], cut=True)]
+    assert ask(upstream.url) == [Text("x"), Finish(reason="length", tool_calls=[], usage=None)]
+
+
+def test_a_server_that_does_not_stream(upstream: OpenAIServer) -> None:
+    body = {"choices": [{"message": {"role": "assistant", "content": "whole"}, "finish_reason": "stop"}]}
+    upstream.script = [Reply([json.dumps(body).encode()], content_type="application/json")]
+    assert ask(upstream.url) == [Text("whole"), Finish(reason="stop", tool_calls=[], usage=None)]
+
+
+def test_reasoning_under_both_names_and_content_in_parts(upstream: OpenAIServer) -> None:
+    parts = [{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "part"}]
+    upstream.script = [
+        Reply([chunk({"reasoning": "a"}), chunk({"reasoning_content": "b"}), chunk({"content": parts}, "stop"), DONE])
+    ]
+    assert ask(upstream.url)[:3] == [Reasoning("a"), Reasoning("b"), Text("part")]
+
+
+FAILURES: dict[str, tuple[Reply, bool, str]] = {
+    "400": (fake.refusal(400, "too long"), False, "the provider answered 400: too long"),
+    "401": (fake.refusal(401, f"{KEY} no"), False, "401 (the API key was refused): [redacted] no"),
+    "404": (fake.refusal(404, "no model"), False, "404"),
+    "408": (fake.refusal(408), True, "408"),
+    "409": (fake.refusal(409), True, "409"),
+    "429": (fake.refusal(429), True, "429 (rate limit)"),
+    "500": (fake.refusal(500), True, "500"),
+    "529": (fake.refusal(529), True, "529"),
+    "a redirect": (Reply(status=302, headers={"Location": "http://127.0.0.1:9/"}), False, "302"),
+    "500 in HTML": (Reply([b"<h1>oops</h1>"], status=502, content_type="text/html"), True, "502"),
+    "HTML with 200": (Reply([b"<h1>login</h1>"], content_type="text/html"), False, "text/html"),
+    "an error object with 200": (
+        Reply([b'{"error": {"message": "bad"}}'], content_type="application/json"), True, "bad"
+    ),
+    "an error inside the stream": (Reply([b'data: {"error": "bad thing"}\n\n']), True, "bad thing"),
+    "detail of another kind": (
+        Reply([b'{"detail": "wrong"}'], status=422, content_type="application/json"), False, "wrong"
+    ),
+    "nothing": (Reply(), True, "cut off before its end"),
+    "garbage": (Reply([b"data: <<<\n\n"]), True, "no chat completion"),
+    "garbage that holds the key": (Reply([f"data: {KEY}\n\n".encode()]), True, "[redacted]"),
+    "deep": (Reply([b'data: {"choices": ' + b"[" * 100_000 + b"\n\n"]), True, "no chat completion"),
+    "wrong types": (Reply([b'data: {"choices": [{"delta": 7}]}\n\n']), True, "no chat completion"),
+    "cut": (Reply([chunk({"content": "x"})], cut=True), True, "cut the connection"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_failures_are_typed(upstream: OpenAIServer, kind: str) -> None:
+    reply, retriable, words = FAILURES[kind]
+    upstream.script = [reply]
+    with pytest.raises(ProviderError) as caught:
+        ask(upstream.url)
+    assert words in caught.value.message
+    assert caught.value.retriable is retriable
+    assert "\n" not in caught.value.message
+    assert KEY not in caught.value.message
+
+
+def test_retry_after_is_read(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.refusal(429, Retry_After="7")]
+    with pytest.raises(ProviderError) as caught:
+        ask(upstream.url)
+    assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[2.0], [b": ping\n\n", 0.1] * 20, [chunk({"content": "x"}), *[b": ping\n\n", 0.1] * 20]],
+    ids=["silence", "comments alone", "comments after a token"],
+)
+def test_a_stall_is_an_error_that_keep_alives_do_not_hide(upstream: OpenAIServer, parts: list[bytes | float]) -> None:
+    upstream.script = [Reply(parts)]
+    with pytest.raises(ProviderError, match="went silent") as caught:
+        ask(upstream.url, first=0.5, stall=0.5)
+    assert caught.value.retriable
+    assert upstream.hung_up.wait(5)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ProviderError, match=f"cannot connect to http://127.0.0.1:{port}/v1") as caught:
+        ask(f"http://127.0.0.1:{port}/v1")
+    assert caught.value.retriable
