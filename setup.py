@@ -2,7 +2,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-version = {}
+version: dict[str, str] = {}
 exec(Path("pawand/__init__.py").read_text(encoding="utf-8"), version)
 
 setup(

@@ -7,15 +7,17 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pawand import paths
-from pawand.errors import PawandError
+from pawand.errors import ConfigError, PawandError
 
 CONNECT_SECS = 5.0
-ANSWER_SECS = 30.0
+ANSWER_SECS = 10.0
+STREAM_SECS = 60.0  # the daemon sends a comment every 15 s
 
 
 class NotRunningError(PawandError):
@@ -25,30 +27,51 @@ class NotRunningError(PawandError):
 
 
 class RefusedError(PawandError):
-    """The daemon answered with an error; `code` and `status` are its own."""
+    """The daemon answered with an error; `code` is its own."""
 
-    def __init__(self, message: str, code: str, status: int) -> None:
+    def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
-        self.status = status
 
 
 class Client:
     """Requests to one daemon. `token` is sent where there is one."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
+        """Raises ConfigError for what is no address."""
         self.url = url.rstrip("/")
         self._token = token
+        try:
+            parts = urlsplit(self.url)
+            port = parts.port
+        except ValueError as error:
+            raise ConfigError(f"{url!r} is no address: write it like http://localhost:3300") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in url):
+            raise ConfigError(f"{url!r} is no address: write it like http://localhost:3300")
+        self._host, self._port, self._path = parts.hostname, port, parts.path
+        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
 
-    def get(self, path: str) -> Any:
-        return self._call("GET", path)
+    def get(self, path: str, *keys: str) -> dict[str, Any]:
+        """The JSON object at `path`, which has at least `keys`."""
+        found = self._call("GET", path)
+        if not isinstance(found, dict) or not found.keys() >= set(keys):
+            raise _strange(self.url)
+        return found
+
+    def get_list(self, path: str) -> list[dict[str, Any]]:
+        found = self._call("GET", path)
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            raise _strange(self.url)
+        return found
 
     def delete(self, path: str) -> None:
         self._call("DELETE", path)
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """POST and yield (event, id, data) of each server-sent event as it comes."""
-        with self._open("POST", path, body, timeout=None) as response:
+        with self._open("POST", path, body, STREAM_SECS) as response:
+            if response.headers.get_content_type() != "text/event-stream":
+                raise _strange(self.url)
             event = id = ""
             data: list[str] = []
             for raw in response:
@@ -67,49 +90,60 @@ class Client:
 
     def _call(self, method: str, path: str) -> Any:
         with self._open(method, path, None, ANSWER_SECS) as response:
+            if response.status == HTTPStatus.NO_CONTENT:
+                return None
             body = response.read()
-            return json.loads(body) if body else None
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise _strange(self.url) from error
 
     @contextmanager
     def _open(
         self, method: str, path: str, body: dict[str, Any] | None, timeout: float | None
     ) -> Iterator[http.client.HTTPResponse]:
-        parts = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         headers = {"Accept": "application/json, text/event-stream"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         if body is not None:
             headers["Content-Type"] = "application/json"
         data = None if body is None else json.dumps(body).encode()
-        with closing(kind(parts.hostname or "", parts.port, timeout=CONNECT_SECS)) as connection:
+        with closing(self._kind(self._host, self._port, timeout=CONNECT_SECS)) as connection:
             try:
                 connection.connect()
                 if connection.sock is not None:
                     connection.sock.settimeout(timeout)
-                connection.request(method, parts.path + path, data, headers)
+                connection.request(method, self._path + path, data, headers)
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise NotRunningError(
                     f"pawand does not answer at {self.url} ({error or type(error).__name__})"
                 ) from error
             if response.status >= 400:
-                raise _refused(response)
+                raise _refused(self.url, response)
             try:
                 yield response
             except (OSError, http.client.HTTPException) as error:
                 raise NotRunningError(f"the connection to {self.url} broke: {error or type(error).__name__}") from error
 
 
-def _refused(response: http.client.HTTPResponse) -> RefusedError:
+def _refused(url: str, response: http.client.HTTPResponse) -> RefusedError:
     body = response.read()
     try:
         answer = json.loads(body)
-        return RefusedError(str(answer["error"]), str(answer["code"]), response.status)
+        return RefusedError(str(answer["error"]), str(answer["code"]))
     except (ValueError, KeyError, TypeError):
-        return RefusedError(
-            f"answered {response.status} {response.reason}: is this pawand?", "unknown", response.status
-        )
+        return _strange(url)
+
+
+def _strange(url: str) -> RefusedError:
+    return RefusedError(f"what answers at {url} is not pawand: is this the right address?", "not_pawand")
+
+
+def url_of(host: str, port: int) -> str:
+    """Where to reach a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not an address to bind
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def read_state_file(state: Path) -> dict[str, Any] | None:

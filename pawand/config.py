@@ -27,16 +27,19 @@ from pawand.errors import ConfigError
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
+Name = Annotated[str, Meta(min_length=1)]
+# Scheme, host and port of a web address; one with a user and password in it is refused.
+_ORIGIN = r"https?://([^\s/@\[\]:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
 Permission = Literal["allow", "prompt", "deny"]
 ProviderName = Literal["nvidia", "openai", "ollama", "mlx", "local"]
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    host: str | list[str] = field(default_factory=lambda: ["127.0.0.1", "::1"])
+    host: Name | Annotated[list[Name], Meta(min_length=1)] = field(default_factory=lambda: ["127.0.0.1", "::1"])
     port: Annotated[int, Meta(ge=0, le=65535)] = 3300
     agent_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     allowed_hosts: list[str] = field(default_factory=list)
-    cors_origins: list[str] = field(default_factory=list)
+    cors_origins: list[Annotated[str, Meta(pattern=rf"^(\*|{_ORIGIN})$")]] = field(default_factory=list)
     token_file: str | None = None
     local_auth: Literal["open", "token"] = "open"
     drain_secs: Annotated[float, Meta(ge=0)] = 20.0
@@ -85,7 +88,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     provider: ProviderName | None = None
     model: Annotated[str, Meta(min_length=1)] | None = None
-    base_url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")] | None = None
+    base_url: Annotated[str, Meta(pattern=rf"^{_ORIGIN}(/\S*)?$")] | None = None
     fallback_models: list[str] = field(default_factory=list)
     system_prompt: str | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
@@ -164,6 +167,11 @@ RUST_ONLY_KEYS = frozenset(
         "use_coordinator",
     }
 )
+# What to say instead of a regular expression.
+_ADDRESSES = {
+    "base_url": "expected an address such as https://api.example.com/v1, without user and password",
+    "server.cors_origins": 'expected "*" or an origin such as https://app.example.com',
+}
 PROVIDER_ALIASES = {"nim": "nvidia", "mlx-lm": "mlx"}
 # Environment variable → key (facts 2.3).
 ENVIRONMENT = {
@@ -203,6 +211,8 @@ class Settings(Struct, frozen=True):
     sources: dict[str, str]
     warnings: list[str]
     workspace_permissions: dict[str, Permission]
+    stranger: str | None
+    """The workspace's file where it counts as a stranger's: a source that may not name files."""
 
 
 def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Settings:
@@ -238,7 +248,17 @@ def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.
                 _assign(merged, path, value)
                 key = ".".join(path)
                 sources[key] = layer.labels.get(key, layer.name)
-    return Settings(msgspec.convert(merged, Config), sources, warnings, workspace_permissions)
+    return Settings(
+        msgspec.convert(merged, Config),
+        sources,
+        list(dict.fromkeys(warnings)),
+        workspace_permissions,
+        stranger.name if stranger else None,
+    )
+
+
+def sessions_folder(config: Config, state: Path) -> Path:
+    return Path(config.sessions.dir).expanduser() if config.sessions.dir else state / "sessions"
 
 
 def load_secrets(names: list[str], env: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
@@ -365,6 +385,7 @@ def _explain(layer: Layer, text: str) -> str:
     where = f"{label} ({layer.name})" if label else f"{layer.name}: `{key}`"
     if get_origin(kind) is Literal and isinstance(found, str):
         expected = f"expected one of {', '.join(get_args(kind))}"
+    expected = _ADDRESSES.get(key.partition("[")[0], expected)
     return f"{where} is {found!r}: {expected[:1].lower()}{expected[1:]}"
 
 

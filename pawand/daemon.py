@@ -27,13 +27,15 @@ from tornado.netutil import bind_sockets
 from pawand import __version__, config, hardening, paths
 from pawand.agent.loop import Agent, AgentSettings
 from pawand.agent.permissions import Permissions
+from pawand.client import url_of
 from pawand.config import Config, Settings
-from pawand.errors import ConfigError, StartError
+from pawand.errors import ConfigError, StartError, StorageError
 from pawand.peers.aegis import AegisFile
 from pawand.peers.directory import Directory
 from pawand.providers import catalog
 from pawand.providers.upstream import Upstream
 from pawand.redact import LogFilter, Redactor
+from pawand.sessions import lock
 from pawand.sessions.store import SessionStore
 from pawand.tools import edit, files, search, shell
 from pawand.tools.base import Registry, ToolContext
@@ -41,7 +43,7 @@ from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Workspace, check_place
 from pawand.turns.manager import TurnManager
 from pawand.turns.turn import Bench
-from pawand.web.access import Gate
+from pawand.web.access import Gate, is_loopback
 from pawand.web.app import make_app
 from pawand.web.base import MAX_DRAINED_BYTES, Identity, Services
 
@@ -77,8 +79,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def sessions(self) -> Path:
-        folder = self.config.sessions.dir
-        return Path(folder).expanduser() if folder else self.state / "sessions"
+        return config.sessions_folder(self.config, self.state)
 
     @property
     def token_file(self) -> Path:
@@ -94,12 +95,13 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
     """Read and check all settings. Raises ConfigError."""
     state = paths.state_dir(env)
     workspace = workspace.expanduser().absolute()
-    check_place(workspace, [state, paths.user_config_dir(env)])
     settings = config.load(workspace, flags, env)
     secrets = config.load_secrets(catalog.KEY_VARIABLES, env, settings.warnings)
-    trusted = settings.sources.get("model") != str(workspace / paths.CONFIG_NAME)
+    trusted = settings.sources.get("model") != settings.stranger
     choice = catalog.choose(settings.config, secrets, env, model_trusted=trusted)
-    return Plan(settings=settings, workspace=workspace, state=state, choice=choice, secrets=secrets)
+    made = Plan(settings=settings, workspace=workspace, state=state, choice=choice, secrets=secrets)
+    check_place(workspace, [state, paths.user_config_dir(env), made.sessions, made.token_file])
+    return made
 
 
 def serve(plan: Plan) -> None:
@@ -180,6 +182,7 @@ def _turns(
             sandbox=sandbox,
             bash_timeout_secs=settings.bash_timeout_secs,
             max_result_chars=settings.max_result_chars,
+            redactor=redactor,
         )
 
     bench = Bench(
@@ -195,8 +198,10 @@ def _turns(
 async def _run(plan: Plan) -> None:
     """From an owned store and bound sockets to a clean end."""
     store = SessionStore(plan.sessions)
-    await asyncio.to_thread(store.open)
+    # The state folder has an owner of its own: `[sessions] dir` may be elsewhere.
+    state_lock = await asyncio.to_thread(lock.acquire, plan.state / "run" / "lock", f"the state folder {plan.state}")
     try:
+        await asyncio.to_thread(store.open)
         sockets = _bind(plan.config.server)
         try:
             await _serve(plan, store, sockets)
@@ -205,25 +210,25 @@ async def _run(plan: Plan) -> None:
                 sock.close()
     finally:
         store.close()
+        os.close(state_lock)
 
 
 async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) -> None:
-    beyond_loopback = any(not _is_loopback(sock) for sock in sockets)
+    beyond_loopback = any(not is_loopback(str(sock.getsockname()[0])) for sock in sockets)
     parts = await asyncio.to_thread(assemble, plan, store, beyond_loopback=beyond_loopback)
-    server = HTTPServer(make_app(parts.services), max_body_size=MAX_DRAINED_BYTES)
+    server = HTTPServer(make_app(parts.services), max_body_size=4 * MAX_DRAINED_BYTES)
     server.add_sockets(sockets)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop)
-    _announce(plan, _url(sockets), parts.services.identity.sandbox)
+    _announce(plan, url_of(*sockets[0].getsockname()[:2]), parts.services.identity.sandbox)
     warming = asyncio.create_task(_warm(store, parts.provider))
     try:
         await stop.wait()
     finally:
         _notify("STOPPING=1")
         log.info("stopping")
-        paths.state_file(plan.state).unlink(missing_ok=True)
         server.stop()
         await parts.services.turns.shutdown()
         with suppress(TimeoutError):
@@ -232,6 +237,8 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
         warming.cancel()
         await asyncio.wait([warming])
         await parts.aclose()
+        with suppress(OSError):
+            paths.state_file(plan.state).unlink()
 
 
 def _announce(plan: Plan, url: str, sandbox: Sandbox) -> None:
@@ -264,7 +271,10 @@ def _announce(plan: Plan, url: str, sandbox: Sandbox) -> None:
 
 async def _warm(store: SessionStore, provider: Upstream) -> None:
     """What the first requests would wait for, done while nobody waits."""
-    await asyncio.to_thread(store.list)
+    try:
+        await asyncio.to_thread(store.list)
+    except StorageError as error:
+        log.warning("%s", error)
     await provider.warm()
 
 
@@ -308,17 +318,6 @@ def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartErro
     return ConfigError(f"cannot listen on {host}: {error.strerror or error}")
 
 
-def _is_loopback(sock: socket.socket) -> bool:
-    address = str(sock.getsockname()[0])
-    return address == "::1" or address.startswith("127.")
-
-
-def _url(sockets: list[socket.socket]) -> str:
-    host, port = sockets[0].getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where to reach it, not where to bind
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def _own_names() -> list[str]:
     name = socket.gethostname()
     return [name, socket.getfqdn(), f"{name.partition('.')[0]}.local"]
@@ -331,11 +330,7 @@ def _token(plan: Plan, *, needed: bool) -> str | None:
     """The token of the file, made where one is needed. Raises ConfigError for one that is too short."""
     path = plan.token_file
     if needed and not path.exists():
-        paths.private_dir(path.parent)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(random_secrets.token_urlsafe(32) + "\n")
-        log.info("a token for callers from other machines was made: %s", path)
+        _make_token(path)
     if not path.exists():
         if "*" in plan.config.server.cors_origins:
             raise ConfigError(
@@ -352,6 +347,17 @@ def _token(plan: Plan, *, needed: bool) -> str | None:
     if stat.S_IMODE(mode) & 0o077:
         log.warning("the token file %s is readable by others; run: chmod 600 %s", path, path)
     return token
+
+
+def _make_token(path: Path) -> None:
+    try:
+        paths.private_dir(path.parent)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the token file {path} cannot be made: {error.strerror}") from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(random_secrets.token_urlsafe(32) + "\n")
+    log.info("a token for callers from other machines was made: %s", path)
 
 
 def _aegis_files(settings: Config) -> list[Path]:

@@ -33,7 +33,7 @@ def aegis_file(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def state_file(state: Path) -> Path:
-    """Who runs here: `{pid, url, version, started_at, token_file}`, written once the port answers, removed at the end."""
+    """Who runs here: `{pid, url, version, started_at, token_file}`, from when the port answers until the end."""
     return state / "run" / "pawand.json"
 
 

@@ -23,16 +23,19 @@ class Redactor:
         return self._pattern.sub(MASK, text)
 
     def value(self, value: Any) -> Any:
-        """The same for every string of a JSON value, keys included."""
-        if not self._secrets:
-            return value
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, list):
-            return [self.value(item) for item in value]
-        if isinstance(value, dict):
-            return {self.text(key): self.value(item) for key, item in value.items()}
-        return value
+        """A copy of a JSON value with every string redacted, keys included."""
+        root = [value]
+        unread: list[Any] = [root]  # not by recursion: a model may nest deeper than Python does
+        while unread:
+            box = unread.pop()
+            for place, item in list(box.items() if isinstance(box, dict) else enumerate(box)):
+                if isinstance(item, str):
+                    box[place] = self.text(item)
+                elif isinstance(item, dict | list):
+                    copy = {self.text(k): v for k, v in item.items()} if isinstance(item, dict) else [*item]
+                    box[place] = copy
+                    unread.append(copy)
+        return root[0]
 
     def log(self, text: str) -> str:
         """For logs and upstream error texts: `Bearer …` of any secret goes too."""

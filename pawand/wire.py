@@ -91,6 +91,8 @@ class SessionSummary(Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(Struct, frozen=True):
+    """`arguments` is the parsed JSON object, or the raw text where the model sent no JSON."""
+
     id: str
     name: str
     arguments: Any

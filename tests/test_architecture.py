@@ -35,7 +35,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httpx2": ("providers.openai_chat",),
     "aiohttp": ("providers.openai_chat",),
     "xllamacpp": ("providers.local",),
-    "pathspec": ("tools.search",),
+    "pathspec": ("tools.walk",),
     "zeroconf": ("peers.mdns",),
 }
 HEAVY = ("openai", "tornado", "rich", "zeroconf", "aiohttp", "httpx2", "tomlkit", "xllamacpp", "pathspec")

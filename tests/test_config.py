@@ -18,7 +18,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_defaults_without_any_file(machine: Machine) -> None:
     found = machine.load()
-    assert found == Settings(Config(), {}, [], {})
+    assert found == Settings(Config(), {}, [], {}, None)
     assert (found.config.server.port, found.config.max_tool_iterations, found.config.temperature) == (3300, 50, 1.0)
 
 

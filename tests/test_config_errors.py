@@ -30,7 +30,10 @@ WRONG = [
     ("temperature = 5", "`temperature` is 5: expected `float` <= 2.0"),
     ("top_p = nan", "`top_p` is nan: expected `float` > 0.0"),
     ("max_tokens = true", "`max_tokens` is True: expected `int`, got `bool`"),
-    ('base_url = "ftp:"', "`base_url` is 'ftp:': expected `str` matching regex '^https?://[^\\\\s/]+'"),
+    (
+        'base_url = "ftp:"',
+        "`base_url` is 'ftp:': expected an address such as https://api.example.com/v1, without user and password",
+    ),
     ('fallback_models = "x"', "`fallback_models` is 'x': expected `array`, got `str`"),
     ('fallback_models = ["a", 3]', "`fallback_models[1]` is 3: expected `str`, got `int`"),
     ('provider = "acme"', "`provider` is 'acme': expected one of nvidia, openai, ollama, mlx, local"),

@@ -214,6 +214,54 @@ def test_a_second_daemon_on_the_same_store_exits_1_and_names_the_first(tmp_path:
     assert f"pid {pawand.process.pid}" in ended.stderr
 
 
+def test_a_second_daemon_on_the_same_state_folder_exits_1(tmp_path: Path, env: dict[str, str]) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'[sessions]\ndir = "{tmp_path}/elsewhere"\n')
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        ended = run_serve(tmp_path, "--port", "0", "--config", str(config))
+        assert (tmp_path / "s" / "run" / "pawand.json").exists()
+    assert ended.returncode == 1
+    assert f"pid {pawand.process.pid}" in ended.stderr
+
+
+@pytest.mark.parametrize("place", ["sessions", "token"])
+def test_a_workspace_that_holds_the_daemons_own_files_is_refused(tmp_path: Path, place: str) -> None:
+    config = tmp_path / "c.toml"
+    tables = {
+        "sessions": f'[sessions]\ndir = "{tmp_path}/w/in"\n',
+        "token": f'[server]\ntoken_file = "{tmp_path}/w/t"\n',
+    }
+    config.write_text(tables[place])
+    ended = run_serve(tmp_path, "--config", str(config))
+    assert (ended.returncode, "choose another workspace" in ended.stderr) == (2, True)
+
+
+def test_a_workspace_inside_the_state_folder_is_refused(tmp_path: Path) -> None:
+    inner = tmp_path / "s" / "sessions"
+    inner.mkdir(parents=True)
+    ended = run_serve(tmp_path, "--workspace", str(inner))
+    assert (ended.returncode, "choose another workspace" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[server]\nhost = []\n", "host"),
+        ('[server]\nhost = ""\n', "host"),
+        ('[server]\ncors_origins = ["localhost:5000"]\n', "cors_origins"),
+        ('base_url = "http://[::1"\n', "base_url"),
+        ('base_url = "http://me:secret@x/v1"\n', "base_url"),
+        ('[server]\nlocal_auth = "token"\ntoken_file = "/proc/nope/token"\n', "/proc/nope/token"),
+    ],
+)
+def test_wrong_settings_exit_2(tmp_path: Path, text: str, words: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(text)
+    ended = run_serve(tmp_path, "--config", str(config), "--port", "0")
+    assert (ended.returncode, words in ended.stderr) == (2, True), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_warnings_about_settings_reach_the_log(tmp_path: Path, env: dict[str, str]) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "pawan.toml").write_text('modle = "x"\ntemperature = 0.5\n[server]\nport = 1\n')

@@ -52,7 +52,7 @@ def routes() -> list[str]:
     """`GET /sessions/{id}` and so on."""
     found = []
     for pattern, handler in app.ROUTES:
-        verbs = [verb for verb in base.VERBS if verb.lower() in handler._implemented()]
+        verbs = handler.verbs
         assert verbs, f"{pattern} answers nothing"
         found += [f"{verb} {pattern.replace('([^/]*)', '{id}')}" for verb in verbs]
     return found

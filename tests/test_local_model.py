@@ -56,6 +56,16 @@ def test_nothing_configured_answers_with_the_embedded_model(tmp_path: Path) -> N
     assert not any(Path(f"/proc/{pid}").exists() for pid in child)
 
 
+def test_the_workspace_cannot_put_code_into_the_child(tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    for name in ("xllamacpp", "msgspec", "ctypes"):
+        (workspace / f"{name}.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\n")
+    with harness.serve(workspace, tmp_path / "s") as pawand:
+        assert pawand.call("POST", "/chat", {"message": "hi"})[0] == 200
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_the_model_dies_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
     with harness.serve(tmp_path / "w", tmp_path / "s") as pawand:
         assert pawand.call("POST", "/chat", {"message": "hi"})[0] == 200

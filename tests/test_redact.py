@@ -7,6 +7,7 @@ import logging
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,26 @@ def test_every_string_of_a_value_is_redacted_and_the_value_left_alone() -> None:
     assert Redactor([KEY]).value(value) == {f"a {MASK}": [f"x{MASK}", 1, None, {"b": [MASK, True, 2.5]}], "c": "plain"}
     assert value["c"] == "plain"
     assert value[f"a {KEY}"][0] == f"x{KEY}"
+
+
+@pytest.mark.parametrize(
+    ("secret", "value", "expected"),
+    [
+        ('a"b\\c\n0123', ['a"b\\c\n0123'], [MASK]),
+        ("n0123456", ["\n0123456", "n0123456"], ["\n0123456", MASK]),
+        ("12345678", [12345678, "12345678"], [12345678, MASK]),
+        (KEY, KEY, MASK),
+        (KEY, {}, {}),
+    ],
+)
+def test_a_value_is_redacted_by_its_strings_not_by_its_encoding(secret: str, value: Any, expected: Any) -> None:
+    assert Redactor([secret]).value(value) == expected
+
+
+def test_a_value_may_be_nested_as_deeply_as_it_can_be_read() -> None:
+    depth = 900
+    value = msgspec.json.decode("[" * depth + f'"{KEY}"' + "]" * depth)
+    assert msgspec.json.encode(Redactor([KEY]).value(value)).decode() == "[" * depth + f'"{MASK}"' + "]" * depth
 
 
 @pytest.mark.parametrize(

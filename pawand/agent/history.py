@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from pawand.sessions.model import Message, ToolCall
+from pawand.sessions.model import Message
+from pawand.wire import ToolCall
 
 INTERRUPTED_RESULT = '{"error":"interrupted before it finished; its effects are unknown"}'
 NO_ANSWER = "(I gave no answer.)"

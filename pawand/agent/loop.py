@@ -17,11 +17,12 @@ from pawand import wire
 from pawand.agent import history, prompt
 from pawand.agent.permissions import Permissions
 from pawand.errors import EmptyAnswerError, ProviderError, ToolError
-from pawand.providers.base import CompletionRequest, Finish, Provider, Reasoning, Text, TokenCount
+from pawand.providers.base import CompletionRequest, Finish, Provider, Reasoning, Text
 from pawand.redact import Redactor
-from pawand.sessions.model import Message, Session, ToolCall, ToolResult
+from pawand.sessions.model import Message, Session
 from pawand.tools.base import Outcome, Registry, ToolContext
 from pawand.tools.output import clean
+from pawand.wire import ToolCall, ToolResult
 
 MAX_PARALLEL = 10
 MAX_RETRY_SECS = 60.0
@@ -102,7 +103,7 @@ class Agent:
                     async for event in events:
                         yield event
             except BaseException:
-                if answer.text:
+                if answer.text.strip():
                     turn.session.append(Message(role="assistant", content=answer.text, interrupted=True))
                 raise
             if answer.text.strip() or answer.tool_calls or last:
@@ -171,7 +172,7 @@ class Agent:
         if held := text.flush():
             answer.pieces.append(held)
             yield wire.Token(content=held, iteration=turn.iterations)
-        turn.count(answer.usage or TokenCount(total_tokens=history.estimate_tokens(messages)))
+        turn.count(answer.usage or wire.Usage(total_tokens=history.estimate_tokens(messages)))
 
     # --- tools ------------------------------------------------------------------------------------
 
@@ -229,9 +230,8 @@ class Agent:
         self, turn: _Turn, call: ToolCall, outcomes: dict[str, Outcome], emit: Callable[[wire.Event], None]
     ) -> None:
         def emit_output(text: str) -> None:
-            emit(wire.ToolOutput(id=call.id, content=live.feed(text)))
+            emit(wire.ToolOutput(id=call.id, content=text))
 
-        live = self._redactor.stream()
         refusal = self._permissions.refusal(call.name)
         try:
             if refusal is not None:
@@ -266,7 +266,7 @@ class _Turn:
         self.tool_calls = 0
         self.usage = wire.Usage()
 
-    def count(self, usage: TokenCount) -> None:
+    def count(self, usage: wire.Usage) -> None:
         self.session.count_iteration(usage.total_tokens)
         self.usage = wire.Usage(
             prompt_tokens=self.usage.prompt_tokens + usage.prompt_tokens,
@@ -283,17 +283,20 @@ class _Answer:
         self.pieces: list[str] = []
         self.tool_calls: list[ToolCall] = []
         self.finish_reason = "stop"
-        self.usage: TokenCount | None = None
+        self.usage: wire.Usage | None = None
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
 
     def finish(self, item: Finish, redactor: Redactor, *, with_tools: bool) -> None:
-        self.finish_reason = item.reason
+        self.finish_reason = redactor.text(item.reason)
         self.usage = item.usage
         if with_tools:
-            self.tool_calls = [ToolCall(c.id, c.name, redactor.value(c.arguments)) for c in item.tool_calls]
+            self.tool_calls = [
+                ToolCall(redactor.text(call.id), redactor.text(call.name), redactor.value(call.arguments))
+                for call in item.tool_calls
+            ]
 
 
 def _result_message(outcome: Outcome) -> Message:

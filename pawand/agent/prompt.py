@@ -64,8 +64,8 @@ def _read(workspace: Workspace, path: str) -> str:
 
 
 def _git_branch(workspace: Workspace) -> str:
-    head = _read(workspace, ".git/HEAD").strip()
-    return head.removeprefix("ref: refs/heads/") if head.startswith("ref: ") else head[:12]
+    head = _read(workspace, ".git/HEAD").partition("\n")[0].strip()
+    return head.removeprefix("ref: refs/heads/")[:200] if head.startswith("ref: ") else head[:12]
 
 
 def _project_context(workspace: Workspace) -> str:

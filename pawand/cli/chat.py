@@ -36,13 +36,15 @@ def command(context: Context, message: str, session: str | None, model: str | No
         if event in ("done", "error"):
             terminal_event = event, data
     if terminal_event is None:
-        raise TurnFailedError("the connection ended before the turn did; the turn goes on in the daemon")
+        raise TurnFailedError("the connection ended before the turn did")
     name, data = terminal_event
     if name == "error":
         raise TurnFailedError(str(data["message"]))
 
 
 def _print_json(event: str, id: str, data: dict[str, Any]) -> None:
+    if "id" in data:  # a tool call's own
+        data["call_id"] = data.pop("id")
     click.echo(json.dumps({"event": event, "id": id, **data}, ensure_ascii=False))
     sys.stdout.flush()
 

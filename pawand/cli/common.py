@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from pawand import paths
-from pawand.client import Client, read_state_file
+from pawand.client import Client, read_state_file, url_of
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -28,7 +28,8 @@ class Context:
         """A client for `--url`, else the running daemon of this state folder, else the configured address."""
         known = read_state_file(paths.state_dir()) or {}
         url = self._url or str(known.get("url", "")) or _configured_url()
-        return Client(url, _token(url, str(known.get("token_file", paths.state_dir() / "token"))))
+        local = url == known.get("url") or _is_loopback(url)
+        return Client(url, _token(str(known.get("token_file", paths.state_dir() / "token"))) if local else None)
 
     @property
     def runs_here(self) -> bool:
@@ -41,14 +42,18 @@ def _configured_url() -> str:
 
     server = config.load(Path.cwd(), {}).config.server
     host = server.host if isinstance(server.host, str) else server.host[0]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where to reach it, not where to bind
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+    return url_of(host, server.port)
 
 
-def _token(url: str, file: str) -> str | None:
-    """This machine's token, for a daemon of this machine only."""
-    if (urlsplit(url).hostname or "") not in ("127.0.0.1", "::1", "localhost"):
-        return None
+def _is_loopback(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
+    except ValueError:
+        return False
+
+
+def _token(file: str) -> str | None:
+    """The token of this machine; a daemon elsewhere never gets it."""
     try:
         return Path(file).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 
 import click
@@ -57,6 +59,9 @@ def pawand(ctx: click.Context, url: str | None) -> None:
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
     try:
         code = pawand.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -67,7 +72,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing is left to flush
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"pawand: {error.strerror or error}", err=True)
         sys.exit(1)
     except PawandError as error:
         click.echo(f"pawand: {error.message}", err=True)

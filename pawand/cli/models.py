@@ -12,7 +12,7 @@ from pawand.cli.common import Context, as_json, print_json, print_table
 @click.pass_obj
 def command(context: Context, as_json: bool) -> None:
     """List the models that the daemon uses."""
-    models = context.client().get("/models")["models"]
+    models = context.client().get("/models", "models")["models"]
     if as_json:
         print_json(models)
     else:

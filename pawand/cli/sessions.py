@@ -44,7 +44,7 @@ def show(context: Context, id: str, as_json: bool) -> None:
     if as_json:
         print_json(session)
         return
-    click.secho(f"{session['id']}  {session['model']}  {_minute(session['updated_at'])}", bold=True)
+    click.secho(printable(f"{session['id']}  {session['model']}  {_minute(session['updated_at'])}"), bold=True)
     for message in session["messages"]:
         click.secho(f"\n{message['role']}  {_minute(message['timestamp'])}", fg="cyan")
         if message["content"]:
@@ -72,8 +72,7 @@ def delete(context: Context, id: str) -> None:
 
 def _list(context: Context) -> list[dict[str, Any]]:
     if context.runs_here:
-        rows: list[dict[str, Any]] = context.client().get("/sessions")
-        return rows
+        return context.client().get_list("/sessions")
     import msgspec
 
     from pawand.sessions import view
@@ -86,8 +85,7 @@ def _list(context: Context) -> list[dict[str, Any]]:
 
 def _show(context: Context, id: str) -> dict[str, Any]:
     if context.runs_here:
-        session: dict[str, Any] = context.client().get(f"/sessions/{_path(id)}")
-        return session
+        return context.client().get(f"/sessions/{_path(id)}", "messages")
     import msgspec
 
     from pawand.sessions import view
@@ -100,8 +98,7 @@ def _store() -> SessionStore:
     from pawand import config
     from pawand.sessions.store import SessionStore
 
-    folder = config.load(Path.cwd(), {}).config.sessions.dir
-    return SessionStore(Path(folder).expanduser() if folder else paths.state_dir() / "sessions")
+    return SessionStore(config.sessions_folder(config.load(Path.cwd(), {}).config, paths.state_dir()))
 
 
 def _path(id: str) -> str:

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,18 @@ class AegisFile:
 
     def __init__(self, candidates: list[Path]) -> None:
         self._candidates = candidates
+        self._reading = threading.Lock()
         self._stamp: tuple[str, int, int] | None = None
         self._peers: list[AegisPeer] = []
 
     def peers(self) -> list[AegisPeer]:
         """Ordered by name. Blocks."""
-        path, stamp = self._find()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._peers = _read(path) if path is not None else []
-        return self._peers
+        with self._reading:
+            path, stamp = self._find()
+            if stamp != self._stamp:
+                self._peers = _read(path) if path is not None else []
+                self._stamp = stamp
+            return self._peers
 
     def _find(self) -> tuple[Path | None, tuple[str, int, int] | None]:
         for path in self._candidates:

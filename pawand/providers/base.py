@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from pawand.sessions.model import ToolCall
+from pawand.wire import ToolCall, Usage
 
 
 class CompletionRequest(Struct, frozen=True, kw_only=True):
@@ -27,28 +27,19 @@ class Reasoning(Struct, frozen=True):
     text: str
 
 
-class TokenCount(Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
 class Finish(Struct, frozen=True, kw_only=True):
     """The last item of every stream that ended well. `reason` is the provider's word (`stop`, `length`, …)."""
 
     reason: str
     tool_calls: list[ToolCall]
-    usage: TokenCount | None
+    usage: Usage | None
 
 
 Item = Text | Reasoning | Finish
 
 
 class Provider(Protocol):
-    """A source of completions. `fault` is None, or why no request can succeed until the user acts."""
-
-    @property
-    def fault(self) -> str | None: ...
+    """A source of completions."""
 
     def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
         """Yield items in order, a Finish last. Raises ProviderError for every failure of the upstream."""

@@ -51,11 +51,20 @@ class LocalServer:
         self.key = secrets.token_urlsafe(32)
 
     async def start(self) -> str:
-        """Load the model and return the base URL. Raises ProviderError."""
+        """Load the model and return the base URL. Raises ProviderError; a start that fails leaves no process."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _start(self) -> str:
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # the current folder is the workspace: nothing may be imported from it
             "-m",
             __name__,
+            cwd="/",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -73,7 +82,6 @@ class LocalServer:
         except msgspec.MsgspecError:
             report = _Report(error="its process ended (out of memory, or no GGUF file of a known kind?)")
         if not report.url:
-            await self.aclose()
             raise ProviderError(f"the embedded model could not be started from {self._weights}: {report.error}")
         return f"{report.url}/v1"
 

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -19,16 +19,17 @@ import openai
 from msgspec import Struct
 
 from pawand.errors import ProviderError
-from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text, TokenCount
+from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text
 from pawand.providers.catalog import thinking_switch
 from pawand.redact import Redactor
-from pawand.sessions.model import ToolCall
+from pawand.wire import ToolCall, Usage
 
 CONNECT_TIMEOUT_SECS = 30.0
 LINGER_SECS = 5.0  # how long the usage chunk and [DONE] may follow the finish reason
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_ERROR_CHARS = 500
-MAX_SAMPLE_BYTES = 80
+MAX_SAMPLE_CHARS = 80
+MAX_DEPTH = 100
 RETRIABLE = frozenset({408, 409, 429})
 _HINTS = {
     401: "the API key was refused",
@@ -40,7 +41,7 @@ _HINTS = {
 
 class _Function(Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class _CallDelta(Struct):
@@ -63,15 +64,18 @@ class _Choice(Struct):
 
 
 class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
+    total_tokens: float | None = None
 
 
 class _Chunk(Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    object: Any = None
+    message: Any = None
+    code: Any = None
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -136,7 +140,7 @@ class OpenAIChat:
         deadline = clock() + self._first_event_secs
         manager = self._client.chat.completions.with_streaming_response.create(
             model=request.model,
-            messages=cast(Any, request.messages),
+            messages=[],  # the SDK would walk through them, slowly: they go into the body as they are
             stream=True,
             extra_headers=self._headers,
             extra_body=self._fields(request),
@@ -151,8 +155,9 @@ class OpenAIChat:
                 yield body
                 return
             if kind != "text/event-stream":
+                kind = self._redactor.log(kind)[:MAX_SAMPLE_CHARS] or "no content type"
                 raise ProviderError(
-                    f"{self._url} answered with {kind or 'no content type'} instead of an event stream: "
+                    f"{self._url} answered with {kind} instead of an event stream: "
                     "is base_url the address of a chat completions API?"
                 )
             parser = SseParser()
@@ -171,7 +176,8 @@ class OpenAIChat:
             await manager.__aexit__(None, None, None)
 
     def _fields(self, request: CompletionRequest) -> dict[str, Any]:
-        fields = {
+        fields: dict[str, Any] = {
+            "messages": request.messages,
             **self._options,
             **thinking_switch(request.model, wanted=self._reasoning),
             "stream_options": {"include_usage": True},
@@ -187,14 +193,20 @@ class SseParser:
     """The data fields of an event stream, in bytes so that no character is cut (WHATWG HTML 9.2)."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._pieces: list[bytes] = []
         self._data: list[bytes] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of each event that `chunk` completes. Raises ProviderError for an event beyond all measure."""
-        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-        if len(self._buffer) > MAX_EVENT_BYTES:
+        self._size += len(chunk)
+        if self._size > MAX_EVENT_BYTES:
             raise ProviderError(f"the provider sent an event of more than {MAX_EVENT_BYTES >> 20} MiB")
+        self._pieces.append(chunk)
+        if b"\n" not in chunk:
+            return []
+        *lines, rest = b"".join(self._pieces).split(b"\n")
+        self._pieces = [rest]
         events: list[bytes] = []
         for line in lines:
             line = line.rstrip(b"\r")
@@ -203,14 +215,17 @@ class SseParser:
             elif not line and self._data:
                 events.append(b"\n".join(self._data))
                 self._data = []
+        if events:
+            self._size = len(rest) + sum(map(len, self._data))
         return events
 
     @property
     def pending(self) -> bytes:
         """An event that the end of the stream left without its blank line."""
         lines = [*self._data]
-        if self._buffer.startswith(b"data:"):
-            lines.append(self._buffer[5:].strip())
+        rest = b"".join(self._pieces)
+        if rest.startswith(b"data:"):
+            lines.append(rest[5:].strip())
         return b"\n".join(lines)
 
 
@@ -220,8 +235,9 @@ class _Answer:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._finish_reason: str | None = None
-        self._usage: TokenCount | None = None
+        self._usage: Usage | None = None
         self._calls: list[_PartialCall] = []
+        self._half = ""
         self.complete = False
         """The server said that nothing more follows."""
 
@@ -237,16 +253,16 @@ class _Answer:
         try:
             chunk = _parse(data)
         except ValueError as error:
-            sample = self._redactor.log(data[:MAX_SAMPLE_BYTES].decode("utf-8", "replace"))
+            sample = self._redactor.log(data[:MAX_ERROR_CHARS].decode("utf-8", "replace"))[:MAX_SAMPLE_CHARS]
             raise ProviderError(f"the provider sent no chat completion but {sample!r}", retriable=True) from error
-        if chunk.error:
-            raise ProviderError(f"the provider reported: {_detail(chunk.error, self._redactor)}", retriable=True)
+        if chunk.error or chunk.object == "error":
+            raise self._reported(chunk)
         if chunk.usage is not None:
             usage = chunk.usage
-            prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-            self._usage = TokenCount(prompt, completion, usage.total_tokens or prompt + completion)
+            prompt, completion = int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)
+            self._usage = Usage(prompt, completion, int(usage.total_tokens or prompt + completion))
         items: list[Item] = []
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or [])[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
             delta = choice.delta or choice.message
             if delta is None:
@@ -255,25 +271,53 @@ class _Answer:
             if reasoning:
                 items.append(Reasoning(reasoning))
             if delta.content:
-                items.append(Text(delta.content if isinstance(delta.content, str) else _joined(delta.content)))
+                items.append(Text(self._whole(delta.content)))
             for call in delta.tool_calls or ():
                 self._add_call(call)
         return items
 
+    def _reported(self, chunk: _Chunk) -> ProviderError:
+        """An error that came in place of an answer (`{"error": …}`, or vLLM's `{"object": "error", …}`)."""
+        error = chunk.error or {"message": chunk.message}
+        code = error.get("code", chunk.code) if isinstance(error, dict) else chunk.code
+        final = isinstance(code, int) and 400 <= code < 500 and code not in RETRIABLE
+        return ProviderError(f"the provider reported: {_detail(error, self._redactor)}", retriable=not final)
+
+    def _whole(self, content: str | list[Any]) -> str:
+        """The text; half a surrogate pair at its end waits for the other half in the next chunk."""
+        text = self._half + (content if isinstance(content, str) else _joined(content))
+        self._half = ""
+        if not text.isascii():
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+            if "\ud800" <= text[-1:] <= "\udbff":
+                text, self._half = text[:-1], text[-1]
+        return text
+
     def _add_call(self, delta: _CallDelta) -> None:
-        """Servers tell calls apart by index, by a new id, or (one whole call a chunk) by neither."""
+        """Servers tell calls apart by id, by index, or (one whole call a chunk) by neither; some repeat the head."""
         function = delta.function or _Function()
-        call = next((c for c in self._calls if delta.index is not None and c.index == delta.index), None)
-        if call is None and delta.index is None and self._calls and not function.name:
-            call = self._calls[-1]
-        if call is not None and delta.id and call.id and delta.id != call.id and function.name:
-            call = None
+        call = self._known_call(delta, function)
         if call is None:
             call = _PartialCall(index=delta.index)
             self._calls.append(call)
         call.id = call.id or delta.id or ""
-        call.name += function.name or ""
-        call.arguments.append(function.arguments or "")
+        if function.name and function.name != call.name:
+            call.name += function.name
+        if isinstance(function.arguments, str):
+            call.arguments.append(function.arguments)
+        elif function.arguments is not None:
+            call.arguments.append(msgspec.json.encode(function.arguments).decode())
+
+    def _known_call(self, delta: _CallDelta, function: _Function) -> _PartialCall | None:
+        for call in self._calls:
+            if delta.id and call.id == delta.id and delta.index in (None, call.index):
+                return call
+        for call in self._calls:
+            if delta.index is not None and call.index == delta.index:
+                is_new = delta.id and call.id and delta.id != call.id and function.name
+                return None if is_new else call
+        continues = delta.index is None and not delta.id and not function.name
+        return self._calls[-1] if continues and self._calls else None
 
     def finish(self) -> Finish:
         """Raises ProviderError where the stream was cut before its end."""
@@ -300,7 +344,23 @@ class _PartialCall:
             arguments = msgspec.json.decode(_without_surrogates(text))
         except ValueError:
             arguments = text
+        if _depth(text) > MAX_DEPTH:
+            arguments = text
         return ToolCall(id=self.id or _new_call_id(), name=self.name, arguments=arguments)
+
+
+def _depth(text: str) -> int:
+    """How deep brackets are nested, those inside of strings included: more than enough of a guess."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    deepest = depth = 0
+    for character in text:
+        if character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth -= 1
+    return deepest
 
 
 def _new_call_id() -> str:
@@ -312,11 +372,16 @@ def _parse(data: bytes) -> _Chunk:
     try:
         return _decode_chunk(data)
     except (ValueError, RecursionError):
-        return _decode_chunk(_without_surrogates(data.decode("utf-8", "replace")))
+        pass
+    try:
+        # Lone surrogates, which msgspec refuses: some tokenizers emit them for half a character.
+        return msgspec.convert(json.loads(data.decode("utf-8", "replace")), _Chunk)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _without_surrogates(text: str) -> bytes:
-    """The same JSON for msgspec, which refuses lone surrogates: some tokenizers emit them for half a character."""
+    """The same JSON with lone surrogates replaced."""
     try:
         return json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace")
     except RecursionError as error:
@@ -333,7 +398,7 @@ def _detail(error: Any, redactor: Redactor) -> str:
         if isinstance(error, dict) and error.get(key):
             return _detail(error[key], redactor)
     text = error if isinstance(error, str) else msgspec.json.encode(error).decode()
-    return redactor.log(" ".join(text.split())[:MAX_ERROR_CHARS])
+    return redactor.log(" ".join(text.split()))[:MAX_ERROR_CHARS]
 
 
 def classify(error: Exception, url: str, redactor: Redactor) -> ProviderError:

@@ -72,8 +72,9 @@ class Upstream:
             if self._client is None:
                 url, key = self._choice.url, self._choice.key
                 if self._choice.name == "local":
-                    self._server = local.LocalServer(self._weights())
-                    url, key = await self._server.start(), self._server.key
+                    server = local.LocalServer(self._weights())
+                    url, key = await server.start(), server.key
+                    self._server = server
                 self._client = await asyncio.to_thread(self._connect, url, key)
             return self._client
 

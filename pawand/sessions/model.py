@@ -14,23 +14,10 @@ import msgspec
 from msgspec import Struct, field
 
 from pawand.errors import BadRequestError
+from pawand.wire import ToolCall, ToolResult
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _TITLE_CHARS = 60
-
-
-class ToolCall(Struct, frozen=True):
-    """`arguments` is the parsed JSON object, or the raw text where the model sent no JSON."""
-
-    id: str
-    name: str
-    arguments: Any
-
-
-class ToolResult(Struct, frozen=True):
-    tool_call_id: str
-    content: Any
-    success: bool
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):

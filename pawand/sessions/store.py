@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -16,8 +15,8 @@ import threading
 import time
 from pathlib import Path
 
-from pawand import paths
-from pawand.errors import ConflictError, NotFoundError, StartError, StorageError, UnavailableError
+from pawand.errors import ConflictError, NotFoundError, StorageError, UnavailableError
+from pawand.sessions import lock
 from pawand.sessions.model import Session, Summary, check_id, is_id
 
 log = logging.getLogger(__name__)
@@ -53,27 +52,10 @@ class SessionStore:
 
     def open(self) -> None:
         """Become the owner and sweep what a crash left. Raises StartError naming who holds the store."""
-        try:
-            paths.private_dir(self._folder)
-            descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise StartError(f"the session store {self._folder} cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 64).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise StartError(
-                f"the session store {self._folder} belongs to a running pawand (pid {holder or 'unknown'}); "
-                "stop it, or set PAWAND_STATE_DIR or `[sessions] dir` to another folder"
-            ) from error
-        self._lock = descriptor
+        self._lock = lock.acquire(self._folder / ".lock", f"the session store {self._folder}")
         for leftover in self._folder.glob(f"{_TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()
-        with contextlib.suppress(OSError):  # a full disk does not keep us from reading
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
 
     def close(self) -> None:
         if self._lock is not None:

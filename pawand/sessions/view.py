@@ -33,13 +33,12 @@ def detail(session: Session, *, active_turn: str | None) -> wire.SessionDetail:
 
 
 def _message(message: Message, fallback_time: str) -> wire.Message:
-    result = message.tool_result
     return wire.Message(
         role=message.role,
         content=message.content,
         timestamp=_timestamp(message.timestamp) or fallback_time,
-        tool_calls=[wire.ToolCall(c.id, c.name, c.arguments) for c in message.tool_calls] or UNSET,
-        tool_result=wire.ToolResult(result.tool_call_id, result.content, result.success) if result else UNSET,
+        tool_calls=message.tool_calls or UNSET,
+        tool_result=message.tool_result or UNSET,
         interrupted=message.interrupted or UNSET,
     )
 

@@ -12,10 +12,10 @@ from msgspec import Struct, field
 
 from pawand.errors import ToolError
 from pawand.redact import Redactor
-from pawand.sessions.model import ToolCall
 from pawand.tools import output
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Stamp, Workspace
+from pawand.wire import ToolCall
 
 MAX_ERROR_CHARS = 4000
 
@@ -30,6 +30,7 @@ class ToolContext(Struct, kw_only=True):
     sandbox: Sandbox
     bash_timeout_secs: int
     max_result_chars: int
+    redactor: Redactor
     seen: dict[str, Stamp] = field(default_factory=dict)
 
 

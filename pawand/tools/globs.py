@@ -14,7 +14,6 @@ Matcher = Callable[[str], bool]
 """Whether a glob matches a path, which is relative to the workspace."""
 
 
-
 def matcher(glob: str, place: str) -> Matcher:
     """`*.py` matches by name at any depth; with a slash, below the searched folder or from the workspace's root.
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -21,10 +20,9 @@ from msgspec import Struct
 
 from pawand import config, paths
 from pawand.errors import ToolError
-from pawand.tools import supervisor
+from pawand.tools import reaper, supervisor
 from pawand.tools.workspace import Workspace
 
-TERM_GRACE_SECS = 2.0
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store")
 # Where people keep compilers and interpreters in their home; nothing here holds credentials.
 _TOOLCHAINS = (
@@ -124,7 +122,7 @@ class Sandbox:
         try:
             yield await asyncio.shield(starting)
         finally:
-            await asyncio.shield(self._end(starting))
+            await reaper.uninterrupted(self._end(starting))
 
     async def _start(self, arguments: list[str], folder: Path) -> asyncio.subprocess.Process:
         try:
@@ -145,8 +143,7 @@ class Sandbox:
     async def _end(self, starting: asyncio.Task[asyncio.subprocess.Process]) -> None:
         """Also for a call that was cancelled while its program started."""
         with contextlib.suppress(ToolError):
-            process = await starting
-            await (_kill_bwrap(process) if self.status.word == "bwrap" else _kill_supervisor(process))
+            await reaper.end(await starting, in_bwrap=self.status.word == "bwrap")
 
     def _folder(self, path: str) -> str:
         real = self._workspace.resolve(path)
@@ -244,49 +241,6 @@ class Sandbox:
         allowed = [Path.home() / tool for tool in _TOOLCHAINS] + [Path("/opt"), Path("/usr")]
         real = folder.resolve()
         return real.parent if any(real.is_relative_to(path) for path in allowed) else None
-
-
-async def _kill_bwrap(process: asyncio.subprocess.Process) -> None:
-    """TERM to the commands, then KILL to bwrap's init, which takes the whole pid namespace with it.
-
-    bwrap itself is not killed before it has its init: one that is still setting up would outlive it.
-    """
-    below = await _below(process)
-    for _ in range(200):
-        if below or process.returncode is not None:
-            break
-        await asyncio.sleep(0.005)
-        below = await _below(process)
-    init, commands = below[:1], below[1:]
-    if commands:
-        supervisor.signal_all(commands, signal.SIGTERM)
-        await _wait(process, TERM_GRACE_SECS)
-    if process.returncode is None:
-        supervisor.signal_all(init, signal.SIGKILL)
-        await _wait(process, 1.0)
-    if process.returncode is None:
-        supervisor.signal_all([process.pid], signal.SIGKILL)
-        await process.wait()
-
-
-async def _kill_supervisor(process: asyncio.subprocess.Process) -> None:
-    """TERM, which the supervisor passes on to its whole tree, with KILL after its own grace."""
-    if process.returncode is None:
-        supervisor.signal_all([process.pid], signal.SIGTERM)
-        await _wait(process, TERM_GRACE_SECS + 0.5)
-    if process.returncode is None:
-        supervisor.signal_all([process.pid, *await _below(process)], signal.SIGKILL)
-        await process.wait()
-
-
-async def _below(process: asyncio.subprocess.Process) -> list[int]:
-    return [] if process.returncode is not None else await asyncio.to_thread(supervisor.descendants, process.pid)
-
-
-async def _wait(process: asyncio.subprocess.Process, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -128,27 +128,30 @@ async def _ripgrep(
     # Up to 14.1 ripgrep mistakes rules with a slash in the files above, and it would read those outside too.
     command += ["--no-ignore-parent", *(f"--ignore-file={file}" for file in place.ignore_files)]
     command += [*options, "--", os.path.join(".", place.path)]
-    taken = 0
     async with context.sandbox.start(command, session_id=context.session_id) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        complaints = asyncio.create_task(_beginning(process.stderr))
+        readers = asyncio.gather(_records(process.stdout, end, take), _beginning(process.stderr))
         try:
             async with asyncio.timeout(TIMEOUT_SECS):
-                rest = b""
-                while data := await process.stdout.read(READ_BYTES):
-                    *records, rest = (rest + data).split(end)
-                    taken += len(records)
-                    for record in records:
-                        take(record)
-                stderr = await complaints
+                taken, complaint = await readers
                 await process.wait()
         except TimeoutError as error:
             raise ToolError(_TOO_LONG) from error
-        finally:
-            complaints.cancel()
     if process.returncode not in (0, 1) and not taken:
-        raise ToolError(clean(stderr.decode("utf-8", "replace")).strip() or "ripgrep failed")
+        raise ToolError(clean(complaint.decode("utf-8", "replace")).strip() or "ripgrep failed")
+
+
+async def _records(stream: asyncio.StreamReader, end: bytes, take: Callable[[bytes], None]) -> int:
+    """How many there were."""
+    count = 0
+    rest = b""
+    while data := await stream.read(READ_BYTES):
+        *records, rest = (rest + data).split(end)
+        count += len(records)
+        for record in records:
+            take(record)
+    return count
 
 
 async def _beginning(stream: asyncio.StreamReader) -> bytes:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from pawand.errors import ToolError
+from pawand.redact import StreamRedactor
 from pawand.tools.base import Emit, Tool, ToolContext
 from pawand.tools.output import HeadTail, clean
 
@@ -17,6 +18,7 @@ MAX_TIMEOUT_SECS = 3600
 READ_BYTES = 64 * 1024
 LIVE_INTERVAL_SECS = 0.1
 LIVE_CHARS = 4096
+LEFT_OUT = "[…]\n"
 
 
 class Bash(Struct, forbid_unknown_fields=False):
@@ -39,7 +41,10 @@ async def run(args: Bash, context: ToolContext, emit: Emit) -> dict[str, Any]:
         async with start as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            readers = asyncio.gather(_drain(process.stdout, stdout, live), _drain(process.stderr, stderr, live))
+            readers = asyncio.gather(
+                _drain(process.stdout, context.redactor.stream(), stdout, live),
+                _drain(process.stderr, context.redactor.stream(), stderr, live),
+            )
             try:
                 async with asyncio.timeout(timeout):
                     await readers
@@ -59,12 +64,16 @@ async def run(args: Bash, context: ToolContext, emit: Emit) -> dict[str, Any]:
     return result
 
 
-async def _drain(stream: asyncio.StreamReader, kept: HeadTail, live: _Live) -> None:
+async def _drain(stream: asyncio.StreamReader, redactor: StreamRedactor, kept: HeadTail, live: _Live) -> None:
+    """Secrets go before anything is cut, since half a secret cannot be told from other text."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while data := await stream.read(READ_BYTES):
-        kept.feed(data)
-        live.feed(decoder.decode(data))
-    live.feed(decoder.decode(b"", final=True))
+        text = redactor.feed(decoder.decode(data))
+        kept.feed(text.encode())
+        live.feed(text)
+    text = redactor.feed(decoder.decode(b"", final=True)) + redactor.flush()
+    kept.feed(text.encode())
+    live.feed(text)
 
 
 class _Live:
@@ -76,7 +85,9 @@ class _Live:
         self._timer: asyncio.TimerHandle | None = None
 
     def feed(self, text: str) -> None:
-        self._text = (self._text + text)[-LIVE_CHARS:]
+        self._text += text
+        if len(self._text) > LIVE_CHARS:
+            self._text = LEFT_OUT + self._text[-LIVE_CHARS:]
         if self._timer is None:
             self._pass_on()
 

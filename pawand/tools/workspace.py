@@ -22,7 +22,6 @@ MAX_FILE_BYTES = 10 * 1024 * 1024
 _OPENAT2 = 437  # the same number on every architecture (linux/unistd.h)
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
-_MAX_LINKS = 40
 
 
 class _OpenHow(ctypes.Structure):
@@ -228,8 +227,11 @@ def check_place(root: Path, private: list[Path]) -> None:
             f"the workspace may not be {real} itself: start pawand in a project folder or pass --workspace"
         )
     for path in private:
-        if path.resolve().is_relative_to(real):
-            raise ConfigError(f"the workspace {real} contains {path}, which the agent must not reach: choose another")
+        if path.resolve().is_relative_to(real) or real.is_relative_to(path.resolve()):
+            raise ConfigError(
+                f"the workspace {real} and {path} lie one within the other, and the agent must not reach the latter: "
+                "choose another workspace"
+            )
 
 
 def _replace(folder: int, name: str, data: bytes) -> Stamp:

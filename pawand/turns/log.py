@@ -36,10 +36,6 @@ class EventLog:
         return self._first + len(self._frames) - 1
 
     @property
-    def last_id(self) -> str:
-        return f"{self.epoch}-{self.last}"
-
-    @property
     def followed(self) -> bool:
         return bool(self._cursors)
 

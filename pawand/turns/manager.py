@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import Struct
 
 from pawand.config import Limits
-from pawand.errors import BadRequestError, BusyError, CancelledTurnError, ShutdownError, TurnError, UnavailableError
+from pawand.errors import (
+    BadRequestError,
+    BusyError,
+    CancelledTurnError,
+    ConflictError,
+    ShutdownError,
+    UnavailableError,
+)
 from pawand.providers.base import Provider
 from pawand.sessions.model import Session, check_id, new_id
 from pawand.sessions.store import SessionStore
@@ -18,6 +25,7 @@ from pawand.turns.log import EventLog
 from pawand.turns.turn import Bench, Turn
 
 BUSY_RETRY_SECS = 5
+MAX_MODEL_CHARS = 256
 
 
 class _Slot:
@@ -67,7 +75,8 @@ class TurnManager:
 
     @property
     def active_turns(self) -> int:
-        return sum(len(slot.turns) for slot in self._slots.values())
+        """Sessions with a turn that has not ended; those that wait behind it do not count."""
+        return sum(1 for slot in self._slots.values() if slot.turns)
 
     def active_turn(self, session_id: str) -> str | None:
         slot = self._slots.get(session_id)
@@ -78,9 +87,8 @@ class TurnManager:
         if not message.strip():
             raise BadRequestError("`message` is blank: write what the agent should do")
         session_id = new_id() if session_id is None else check_id(session_id)
-        self.check_model(model)
-        if self._stopping:
-            raise UnavailableError("pawand is shutting down", BUSY_RETRY_SECS)
+        model = self._checked_model(model)
+        self._check_open()
         slot = self._slot(session_id)
         if len(slot.turns) > self._limits.queued_per_session:
             raise BusyError(f"session {session_id} has {len(slot.turns) - 1} messages waiting already", BUSY_RETRY_SECS)
@@ -92,25 +100,17 @@ class TurnManager:
         task.add_done_callback(self._tasks.discard)
         return turn
 
-    def check_model(self, model: str | None) -> None:
-        if model is not None:
-            if not model.strip():
-                raise BadRequestError("`model` is blank: leave it out to use the configured one")
-            refusal = self._provider.accepts_model(model)
-            if refusal:
-                raise BadRequestError(refusal)
-
-    def queued(self, turn: Turn) -> bool:
-        """Whether another turn of the session runs before it."""
-        slot = self._slots.get(turn.session_id)
-        return slot is not None and turn in slot.turns[1:]
-
     async def create(self, session_id: str | None, model: str | None, title: str | None) -> str:
-        """Store an empty session and return its id. Raises BadRequestError or ConflictError."""
+        """Store an empty session and return its id.
+
+        Raises BadRequestError, ConflictError, UnavailableError or StorageError.
+        """
         session_id = new_id() if session_id is None else check_id(session_id)
-        self.check_model(model)
-        if self._stopping:
-            raise UnavailableError("pawand is shutting down", BUSY_RETRY_SECS)
+        model = self._checked_model(model)
+        self._check_open()
+        if self.active_turn(session_id) is not None:
+            raise ConflictError(f"session {session_id} exists already")
+        title = None if title is None else self._bench.redactor.text(title)
         session = Session.new(session_id, model or self._bench.default_model, title=title, pinned_model=model)
         async with self._alone(session_id):
             await asyncio.to_thread(self.store.create, session)
@@ -119,17 +119,19 @@ class TurnManager:
     async def delete(self, session_id: str) -> None:
         """Cancel its turns, running and queued, and remove it. Raises NotFoundError."""
         check_id(session_id)
-        for turn in list(self._slot(session_id).turns):
-            turn.stop(CancelledTurnError("the session was deleted"))
+        if session_id in self._slots:
+            for turn in list(self._slots[session_id].turns):
+                turn.stop(CancelledTurnError("the session was deleted"))
         async with self._alone(session_id) as slot:
             await asyncio.to_thread(self.store.delete, session_id)
             await asyncio.to_thread(self._forget_context, session_id)
             if not slot.turns:
                 slot.log.close()
-                del self._slots[session_id]
+                self._slots.pop(session_id, None)
 
     def follow(self, session_id: str) -> Followed:
-        """The log of an existing session (the caller has checked that it exists)."""
+        """The log of an existing session (the caller has checked that it exists). Raises UnavailableError."""
+        self._check_open()
         slot = self._slot(session_id)
         running = next((turn.first for turn in slot.turns), None)
         self._let_go_later(session_id, slot)
@@ -138,7 +140,9 @@ class TurnManager:
     async def shutdown(self) -> None:
         """Refuse new turns, end the running ones with what they have saved, close every log."""
         self._stopping = True
-        self._stop_all(ShutdownError("pawand was stopped; send the message again when it is back"))
+        for slot in self._slots.values():
+            for turn in slot.turns:
+                turn.stop(ShutdownError("pawand was stopped; send the message again when it is back"))
         if self._tasks:
             await asyncio.wait(self._tasks)
         for slot in self._slots.values():
@@ -148,10 +152,22 @@ class TurnManager:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _stop_all(self, reason: TurnError) -> None:
-        for slot in self._slots.values():
-            for turn in slot.turns:
-                turn.stop(reason)
+    def _checked_model(self, model: str | None) -> str | None:
+        if model is None:
+            return None
+        if not model.strip() or len(model) > MAX_MODEL_CHARS or not model.isprintable():
+            raise BadRequestError(
+                f"`model` must be the name of a model, of at most {MAX_MODEL_CHARS} characters: "
+                "leave it out to use the configured one"
+            )
+        refusal = self._provider.accepts_model(model)
+        if refusal:
+            raise BadRequestError(refusal)
+        return self._bench.redactor.text(model)
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise UnavailableError("pawand is shutting down", BUSY_RETRY_SECS)
 
     def _slot(self, session_id: str) -> _Slot:
         slot = self._slots.get(session_id)
@@ -165,12 +181,16 @@ class TurnManager:
 
     @contextlib.asynccontextmanager
     async def _alone(self, session_id: str) -> AsyncIterator[_Slot]:
-        slot = self._slot(session_id)
-        try:
+        """The session's slot while no turn of it runs and nobody else changes it."""
+        while True:
+            slot = self._slot(session_id)
             async with slot.order:
-                yield slot
-        finally:
-            self._let_go_later(session_id, slot)
+                if self._slots.get(session_id) is slot:  # else it was deleted while we waited
+                    try:
+                        yield slot
+                    finally:
+                        self._let_go_if_unused(session_id, slot)
+                    return
 
     async def _run(self, slot: _Slot, turn: Turn) -> None:
         try:
@@ -184,6 +204,13 @@ class TurnManager:
             turn.abandon(self._bench)
             slot.turns.remove(turn)
             self._let_go_later(turn.session_id, slot)
+
+    def _let_go_if_unused(self, session_id: str, slot: _Slot) -> None:
+        """At once where nothing was ever said in it; an id that anybody can make up must cost nothing."""
+        if slot.log.last == 0 and not slot.turns and not slot.log.followed:
+            self._slots.pop(session_id, None)
+        else:
+            self._let_go_later(session_id, slot)
 
     def _let_go_later(self, session_id: str, slot: _Slot) -> None:
         """Forget an idle session's log after a while; a follower or a new turn keeps it."""

@@ -110,13 +110,15 @@ class Turn:
         if error is None and finished is not None:
             self._succeed(finished)
         else:
+            self._has_floor = False  # nothing interrupts the end
             await self._fail(bench, session, error or PawandError("internal error"))
         self._ended.set()
 
     def abandon(self, bench: Bench) -> None:
         """End a turn that never ran."""
         if not self.ended:
-            self._append_failure(self._stop_reason or CancelledTurnError("the turn was cancelled"), bench.default_model)
+            reason = self._stop_reason or CancelledTurnError("the turn was cancelled")
+            self._append_failure(bench, reason, bench.default_model)
             self._ended.set()
 
     async def _begin(self, bench: Bench) -> Session:
@@ -186,14 +188,15 @@ class Turn:
                 await _save(bench.store, session)
             except StorageError as failure:
                 log.warning("session %s: %s", self.session_id, failure)
-        self._append_failure(error, session.model if session else bench.default_model)
+        self._append_failure(bench, error, session.model if session else bench.default_model)
 
-    def _append_failure(self, error: PawandError, model: str) -> None:
+    def _append_failure(self, bench: Bench, error: PawandError, model: str) -> None:
         self.error = error
         if self.first is None:
             self._start(model)
         code = error.code if error.code in _CODES else "storage"  # a damaged file, say
-        self.outcome = wire.Failed(message=error.message, code=code, turn_id=self.id, session_id=self.session_id)
+        message = bench.redactor.text(error.message)
+        self.outcome = wire.Failed(message=message, code=code, turn_id=self.id, session_id=self.session_id)
         self.last = self.log.append(self.outcome)
         level = logging.INFO if code in ("cancelled", "shutdown") else logging.WARNING
         log.log(

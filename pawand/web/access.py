@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 import math
 import time
-from collections import deque
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -74,7 +73,7 @@ class Gate:
         self._local_auth = local_auth
         self._hosts = {"localhost", *(name.lower().rstrip(".") for name in (*allowed_hosts, *own_names))}
         self._origins = {_normal_origin(origin) for origin in cors_origins}
-        self._failures: dict[str, deque[float]] = {}
+        self._failures: dict[str, list[float]] = {}
 
     def allowed_origin(self, request: Request) -> str | None:
         """The request's Origin where a page of it may read answers, errors included; else None."""
@@ -107,10 +106,8 @@ class Gate:
     def _check_host(self, request: Request) -> None:
         values = request.headers.get_list("Host")
         name = _host_name(values[0]) if len(values) == 1 else ""
-        try:
-            allowed = not ipaddress.ip_address(name).is_unspecified
-        except ValueError:
-            allowed = name.lower().rstrip(".") in self._hosts
+        address = _unmapped(name)
+        allowed = name.lower().rstrip(".") in self._hosts if address is None else not address.is_unspecified
         if not allowed:
             raise MisdirectedError(
                 f"this daemon is not {name or 'reachable without a Host'}: use its IP address, "
@@ -126,44 +123,44 @@ class Gate:
         if normal == "null":
             return False
         own = _normal_origin(f"{request.scheme}://{request.headers.get('Host', '')}")
-        return normal in self._origins or normal == own or _is_loopback(urlsplit(normal).hostname or "")
+        return normal in self._origins or normal == own or is_loopback(urlsplit(normal).hostname or "")
 
     def _check_token(self, request: Request) -> bool:
         """Whether the right token was sent; a wrong one raises, from anywhere."""
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or self._token is None:
             return False
-        failures = self._recent_failures(request.peer)
+        key = _address_key(request.peer)
+        failures = self._recent_failures(key)
         if len(failures) >= MAX_FAILURES:
             wait = math.ceil(failures[0] + FAILURE_WINDOW_SECS - time.monotonic())
             raise TooManyFailuresError("too many wrong tokens from this address; wait a minute", max(1, wait))
         if not hmac.compare_digest(sent.strip().encode("utf-8", "surrogateescape"), self._token.encode()):
-            failures.append(time.monotonic())
+            self._failures[key] = [*failures, time.monotonic()]
+            if len(self._failures) > _MAX_ADDRESSES:
+                del self._failures[next(iter(self._failures))]
             raise UnauthorizedError("wrong token: compare it with the daemon's token file (<state>/token)")
         return True
 
-    def _recent_failures(self, peer: str) -> deque[float]:
-        address = _unmapped(peer)
-        if isinstance(address, ipaddress.IPv6Address):  # a host has a whole /64 to call from
-            key = str(ipaddress.ip_network((address, 64), strict=False))
-        else:
-            key = str(address)
-        if len(self._failures) > _MAX_ADDRESSES:
-            self._failures = {
-                k: v for k, v in self._failures.items() if v and v[-1] > time.monotonic() - FAILURE_WINDOW_SECS
-            }
-        failures = self._failures.setdefault(key, deque())
-        while failures and failures[0] <= time.monotonic() - FAILURE_WINDOW_SECS:
-            failures.popleft()
-        return failures
+    def _recent_failures(self, key: str) -> list[float]:
+        since = time.monotonic() - FAILURE_WINDOW_SECS
+        return [failure for failure in self._failures.get(key, []) if failure > since]
+
+
+def _address_key(peer: str) -> str:
+    """Whose failures count together: an address, or a /64 of IPv6, all of which one host may call from."""
+    address = _unmapped(peer)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)
 
 
 def _is_local(request: Request) -> bool:
     forwarded = any(name in FORWARDING or name.startswith(FORWARDING_PREFIX) for name in request.headers)
-    return not forwarded and _is_loopback(request.peer)
+    return not forwarded and is_loopback(request.peer)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     address = _unmapped(host)
@@ -173,7 +170,7 @@ def _is_loopback(host: str) -> bool:
 def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address, `::ffff:1.2.3.4` as IPv4; None for a name."""
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
@@ -201,6 +198,7 @@ def _normal_origin(origin: str) -> str:
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
+        or "%" in parts.netloc
         or parts.path not in ("", "/")
         or "@" in parts.netloc
     ):

@@ -27,7 +27,7 @@ from pawand.web.access import Gate, Grant, Request, UnauthorizedError
 log = logging.getLogger(__name__)
 
 MAX_DRAINED_BYTES = 16 * 1024 * 1024
-VERBS = ("GET", "POST", "DELETE")
+CORS_METHODS = "GET, POST, DELETE"
 _T = TypeVar("_T")
 
 STATUSES = {
@@ -82,6 +82,8 @@ class MediaTypeError(PawandError):
 
 @stream_request_body
 class BaseHandler(RequestHandler):
+    verbs: tuple[str, ...] = ()
+    """What the route takes, HEAD and OPTIONS aside."""
     public = False
     """Everyone who can reach the port may GET this."""
     method_hint = ""
@@ -91,6 +93,7 @@ class BaseHandler(RequestHandler):
         self.services = services
         self._body_limit = services.config.limits.body_bytes
         self._body = bytearray()
+        self._received = 0
         self._refusal: PawandError | None = None
         self.grant = Grant(full=False)
 
@@ -117,11 +120,15 @@ class BaseHandler(RequestHandler):
             self._refuse(error)
 
     def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
         if self._refusal is None:
             self._body += chunk
             if len(self._body) > self._body_limit:
                 self._body.clear()
                 self._refuse(self._too_large())
+        elif self._received > MAX_DRAINED_BYTES and not self._finished:
+            self.set_header("Connection", "close")
+            self.send_error(exc_info=(type(self._refusal), self._refusal, None))
 
     def _admit(self) -> None:
         request = Request(
@@ -143,12 +150,12 @@ class BaseHandler(RequestHandler):
 
     def _check_method(self) -> None:
         method = "GET" if self.request.method == "HEAD" else self.request.method
-        if not self._verbs():
+        if not self.verbs:
             raise NotFoundError(f"no such route: {self.request.path}")
-        if method == "OPTIONS" or method in self._verbs():
+        if method == "OPTIONS" or method in self.verbs:
             return
         self.set_header("Allow", self._allow())
-        raise MethodError(f"{self.request.path} takes {' and '.join(self._verbs())}, not {method}.{self.method_hint}")
+        raise MethodError(f"{self.request.path} takes {' and '.join(self.verbs)}, not {method}.{self.method_hint}")
 
     def _check_length(self) -> None:
         if self._declared_length() > self._body_limit:
@@ -170,16 +177,8 @@ class BaseHandler(RequestHandler):
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"the body is larger than {self._body_limit} bytes ([limits] body_bytes)")
 
-    def _verbs(self) -> list[str]:
-        return [verb for verb in VERBS if verb.lower() in self._implemented()]
-
-    @classmethod
-    def _implemented(cls) -> set[str]:
-        return {name for kind in cls.__mro__ if kind is not RequestHandler for name in vars(kind)}
-
     def _allow(self) -> str:
-        verbs = self._verbs()
-        return ", ".join([*verbs, *(["HEAD"] if "GET" in verbs else []), "OPTIONS"])
+        return ", ".join([*self.verbs, *(["HEAD"] if "GET" in self.verbs else []), "OPTIONS"])
 
     # --- verbs that are the same everywhere -------------------------------------------------------
 
@@ -190,7 +189,7 @@ class BaseHandler(RequestHandler):
         self.set_status(204)
         self.set_header("Allow", self._allow())
         if self.grant.allow_origin is not None:
-            self.set_header("Access-Control-Allow-Methods", ", ".join(VERBS))
+            self.set_header("Access-Control-Allow-Methods", CORS_METHODS)
             self.set_header("Access-Control-Allow-Headers", self._asked_headers())
             self.set_header("Access-Control-Max-Age", "600")
             self.set_header("Vary", "Origin, Access-Control-Request-Headers")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from tornado.iostream import StreamClosedError
 
 from pawand import wire
@@ -9,8 +12,12 @@ from pawand.turns.turn import Turn
 from pawand.web.base import BaseHandler
 from pawand.web.sse import StreamHandler
 
+STATUS_SECS = 1.0
+
 
 class ChatHandler(BaseHandler):
+    verbs = ("POST",)
+
     async def post(self) -> None:
         turn = submit(self)
         await turn.wait()
@@ -33,6 +40,7 @@ class ChatHandler(BaseHandler):
 
 
 class ChatStreamHandler(StreamHandler):
+    verbs = ("POST",)
     method_hint = (
         " An EventSource cannot POST: use fetch and read the body's stream, or POST here and follow the session "
         "with new EventSource('/sessions/{id}/events')."
@@ -40,10 +48,11 @@ class ChatStreamHandler(StreamHandler):
 
     async def post(self) -> None:
         turn = submit(self)
-        if not self.services.turns.queued(turn):
-            await turn.began.wait()
-            if turn.error is not None and not turn.stored:
-                raise turn.error  # nothing was sent yet, so the status can still tell
+        with suppress(TimeoutError):  # a turn that must wait begins with comments
+            async with asyncio.timeout(STATUS_SECS):
+                await turn.began.wait()
+        if turn.error is not None and not turn.stored:
+            raise turn.error  # nothing was sent yet, so the status can still tell
         try:
             await self.begin()
             await self.wait_for(turn.began)

@@ -15,6 +15,7 @@ STORE_SECS = 2.0  # a disk that hangs must not hang the health check
 
 
 class HealthHandler(BaseHandler):
+    verbs = ("GET",)
     public = True
 
     async def get(self) -> None:
@@ -65,6 +66,7 @@ class HealthHandler(BaseHandler):
 
 
 class AgentsHandler(BaseHandler):
+    verbs = ("GET",)
     public = True
 
     async def get(self) -> None:
@@ -75,6 +77,8 @@ class AgentsHandler(BaseHandler):
 
 
 class ModelsHandler(BaseHandler):
+    verbs = ("GET",)
+
     def get(self) -> None:
         choice = self.services.identity.choice
         names = dict.fromkeys([choice.model, *self.services.config.fallback_models])

@@ -16,6 +16,8 @@ from pawand.web.sse import StreamHandler, resync
 
 
 class SessionsHandler(BaseHandler):
+    verbs = ("GET", "POST")
+
     async def get(self) -> None:
         turns = self.services.turns
         offset, limit = self._count("offset", 0), self._count("limit", None)
@@ -41,6 +43,8 @@ class SessionsHandler(BaseHandler):
 
 
 class SessionHandler(BaseHandler):
+    verbs = ("GET", "DELETE")
+
     async def get(self, id: str) -> None:
         turns = self.services.turns
         session = await asyncio.to_thread(turns.store.load, id)
@@ -54,6 +58,8 @@ class SessionHandler(BaseHandler):
 
 class EventsHandler(StreamHandler):
     """The session's log from now on, or from where the client was."""
+
+    verbs = ("GET",)
 
     async def get(self, id: str) -> None:
         turns = self.services.turns

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,59 @@ def test_wrong_use_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     assert answer.returncode == 2
     assert "Error" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://x:abc", "http://x:99999", "http://ex ample/", "localhost:3300", "ftp://x"]
+)
+def test_an_address_that_is_none_exits_2(tmp_path: Path, url: str) -> None:
+    answer = run(tmp_path, "--url", url, "status")
+    assert (answer.returncode, "is no address" in answer.stderr) == (2, True), answer.stderr
+
+
+@pytest.mark.parametrize("page", ["<html>", "[]", '{"other": 1}'])
+@pytest.mark.parametrize("command", [["status"], ["models"], ["agents"], ["sessions", "list"], ["chat", "x"]])
+def test_an_address_of_something_else_is_told(tmp_path: Path, page: str, command: list[str]) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        answer = run(tmp_path, "--url", f"http://127.0.0.1:{server.server_port}", *command)
+        server.shutdown()
+    if (page, command) == ("[]", ["sessions", "list"]):
+        return  # no session is a right answer
+    assert answer.returncode == 1
+    assert "is this the right address?" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_reader_that_leaves_and_a_full_disk_are_no_tracebacks(pawand: harness.Process) -> None:
+    for number in range(3):
+        pawand.call("POST", "/sessions", {"title": f"title {number}"})
+    for target in ("| head -c1", "> /dev/full"):
+        shell = f"{harness.COMMAND} sessions list {target}"
+        shown = subprocess.run(["bash", "-c", shell], env=pawand.env, capture_output=True, text=True, check=False)
+        assert "Traceback" not in shown.stderr
+
+
+def test_the_command_reaches_a_daemon_on_any_address_of_this_machine(tmp_path: Path, upstream: OpenAIServer) -> None:
+    env = {"OPENAI_API_URL": upstream.url, "OPENAI_API_KEY": harness.API_KEY}
+    config = tmp_path / "c.toml"
+    config.write_text(f'[server]\nlocal_auth = "token"\ntoken_file = "{tmp_path}/my-token"\n')
+    flags = ["--config", str(config), "--host", "127.0.0.2"]
+    with harness.serve(tmp_path / "w", tmp_path / "s", *flags, env=env) as pawand:
+        assert pawand.cli("models").returncode == 0
+        assert (tmp_path / "my-token").stat().st_mode & 0o777 == 0o600
 
 
 def test_status_tells_what_runs(pawand: harness.Process) -> None:

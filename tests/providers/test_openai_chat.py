@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from pawand.errors import ProviderError
-from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text, TokenCount
+from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text
 from pawand.providers.openai_chat import OpenAIChat
 from pawand.redact import Redactor
+from pawand.wire import Usage
 from tests.fakes import openai_server as fake
 from tests.fakes.openai_server import DONE, OpenAIServer, Reply, chunk
 
@@ -65,7 +66,7 @@ def call_delta(**fields: Any) -> bytes:
 def test_the_request_holds_what_was_configured(upstream: OpenAIServer) -> None:
     upstream.script = [fake.text("a", "b")]
     assert ask(upstream.url) == [
-        Text("a"), Text("b"), Finish(reason="stop", tool_calls=[], usage=TokenCount(10, 5, 15))
+        Text("a"), Text("b"), Finish(reason="stop", tool_calls=[], usage=Usage(10, 5, 15))
     ]  # fmt: skip
     body = upstream.requests[0]
     assert (body["temperature"], body["max_tokens"], body["stream"]) == (0.5, 7, True)
@@ -119,6 +120,37 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, Any]]]] = {
         ],
         [("one", {}), ("two", {})],
     ),
+    "the head repeated in each chunk": (
+        [
+            call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x"'}),
+            call_delta(index=0, id="a", function={"name": "one", "arguments": ":1}"}),
+        ],
+        [("one", {"x": 1})],
+    ),
+    "no index, the head repeated in each chunk": (
+        [
+            call_delta(id="a", function={"name": "one", "arguments": '{"x"'}),
+            call_delta(id="a", function={"name": "one", "arguments": ":1}"}),
+        ],
+        [("one", {"x": 1})],
+    ),
+    "no index, ids mixed": (
+        [
+            call_delta(id="a", function={"name": "one", "arguments": '{"x"'}),
+            call_delta(id="b", function={"name": "two", "arguments": '{"y"'}),
+            call_delta(id="a", function={"arguments": ":1}"}),
+            call_delta(id="b", function={"arguments": ":2}"}),
+        ],
+        [("one", {"x": 1}), ("two", {"y": 2})],
+    ),
+    "arguments as an object": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": {"x": 1}})],
+        [("one", {"x": 1})],
+    ),
+    "arguments nested beyond all measure": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x":' * 600 + "1" + "}" * 600})],
+        [("one", '{"x":' * 600 + "1" + "}" * 600)],
+    ),
     "no arguments": ([call_delta(index=0, id="a", function={"name": "one"})], [("one", {})]),
     "arguments that are no JSON": (
         [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x": '})],
@@ -149,6 +181,9 @@ ENDS: dict[str, list[bytes]] = {
     "no space after the colon, CRLF, comments": [
         b": hello\r\n\r\n", chunk({"content": "x"}, "stop").replace(b"data: ", b"data:").replace(b"\n", b"\r\n"), DONE,
     ],
+    "a last chunk without choices": [
+        chunk({"content": "x"}, "stop"), b'data: {"choices": null}\n\n', DONE,
+    ],
     "an event name before the data": [b"event: message\n" + chunk({"content": "x"}, "stop"), DONE],
 }  # fmt: skip
 
@@ -157,6 +192,24 @@ ENDS: dict[str, list[bytes]] = {
 def test_ways_to_end(upstream: OpenAIServer, kind: str) -> None:
     upstream.script = [Reply(ENDS[kind])]
     assert ask(upstream.url) == [Text("x"), Finish(reason="stop", tool_calls=[], usage=None)]
+
+
+def test_half_a_character_waits_for_the_other_half(upstream: OpenAIServer) -> None:
+    halves = [b'{"content": "a\\ud83e"}', b'{"content": "\\udd9cb"}', b'{"content": "c\\ud83e"}']
+    events = [b'data: {"choices": [{"delta": %b}]}\n\n' % half for half in halves]
+    upstream.script = [Reply([*events, chunk({}, "stop"), DONE])]
+    assert ask(upstream.url)[:3] == [Text("a"), Text("🦜b"), Text("c")]
+
+
+def test_counts_that_are_no_whole_numbers(upstream: OpenAIServer) -> None:
+    usage = {"prompt_tokens": 1.5, "completion_tokens": None, "total_tokens": 2.0}
+    assert finish_of(upstream, chunk({"content": "x"}, "stop", usage=usage), DONE).usage == Usage(1, 0, 2)
+
+
+def test_a_long_conversation_is_sent_as_it_is(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("a")]
+    ask(upstream.url)
+    assert upstream.requests[0]["messages"] == MESSAGES
 
 
 def test_a_connection_cut_after_the_last_word_is_fine(upstream: OpenAIServer) -> None:
@@ -194,6 +247,14 @@ FAILURES: dict[str, tuple[Reply, bool, str]] = {
         Reply([b'{"error": {"message": "bad"}}'], content_type="application/json"), True, "bad"
     ),
     "an error inside the stream": (Reply([b'data: {"error": "bad thing"}\n\n']), True, "bad thing"),
+    "vLLM's error in the stream": (
+        Reply([b'data: {"object": "error", "message": "too long", "code": 400}\n\n']), False, "too long"
+    ),
+    "vLLM's error with 200": (
+        Reply([b'{"object": "error", "message": "busy", "code": 503}'], content_type="application/json"), True, "busy"
+    ),
+    "a long text with the key at its cut": (fake.refusal(400, "x" * 480 + KEY), False, "xxx"),
+    "the key in the content type": (Reply([b"x"], content_type=f"text/{KEY}"), False, "text/[redacted]"),
     "detail of another kind": (
         Reply([b'{"detail": "wrong"}'], status=422, content_type="application/json"), False, "wrong"
     ),
@@ -215,7 +276,7 @@ def test_failures_are_typed(upstream: OpenAIServer, kind: str) -> None:
     assert words in caught.value.message
     assert caught.value.retriable is retriable
     assert "\n" not in caught.value.message
-    assert KEY not in caught.value.message
+    assert KEY[:10] not in caught.value.message
 
 
 def test_retry_after_is_read(upstream: OpenAIServer) -> None:

@@ -64,6 +64,8 @@ async def test_pages_of_loopback_may_do_everything(fetch: Fetch, origin: str) ->
         "http://localhost@evil.example",
         "file://",
         "chrome-extension://abc",
+        "http://127.0.0.1%evil",
+        "http://[::1%25x]",
         "http://",
         "",
     ],
@@ -108,7 +110,8 @@ async def test_a_page_of_the_servers_own_address_is_let_in(fetch: Fetch, http_po
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:3300", "0.0.0.0:3300", "[::]:3300", "localhost.evil.example", "127.1", "2130706433",
+    ["evil.example", "evil.example:3300", "0.0.0.0:3300", "[::]:3300", "[::ffff:0.0.0.0]",
+     "localhost.evil.example", "127.1", "2130706433",
      "localhost:x", "other-host"],
 )  # fmt: skip
 async def test_other_hosts_are_misdirected(fetch: Fetch, host: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,105 @@ async def test_the_key_is_in_no_event_and_no_session(fetch: Fetch, upstream: Ope
     assert key.encode() not in stored
     assert b"OPENAI_API_KEY" not in stored
     assert all(key not in json.dumps(r) for r in upstream.requests)
+
+
+@pytest.mark.gen_test
+async def test_the_key_is_masked_in_odd_places_too(
+    fetch: Fetch, upstream: OpenAIServer, state: Path, workspace: Path, log_watch: LogWatch
+) -> None:
+    key = harness.API_KEY
+    (workspace / "long").write_text("x" * (16 * 1024 - 10) + key + "y" * 100_000)
+    named = {"index": 0, "id": key, "function": {"name": f"tool_{key}", "arguments": "{}"}}
+    upstream.script = [
+        fake.Reply([fake.chunk({"tool_calls": [named]}, f"because_{key}"), fake.DONE]),
+        fake.calls(("bash", {"command": "cat long; echo -n yes"})),
+        fake.text("ok"),
+    ]
+    answer = await fetch("/chat/stream", body=body(session_id="odd"))
+    created = {"session_id": "titled", "title": f"about {key}", "model": f"m-{key}"}
+    assert (await fetch("/sessions", body=json.dumps(created).encode())).code == 200
+    events = harness.parse_events(answer.body.decode())
+    assert events[-1][1]["content"] == "ok"
+    assert [data["content"] for name, data in events if name == "tool_output"][-1].endswith("yyyyes")
+    for text in (answer.body.decode(), *(file.read_text() for file in (state / "sessions").glob("*.json"))):
+        assert key[:12] not in text
+
+
+@pytest.mark.gen_test
+async def test_all_output_of_a_short_command_is_passed_on(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.calls(("bash", {"command": "echo -n s; echo -n sk >&2"})), fake.text("ok")]
+    events = harness.parse_events((await fetch("/chat/stream", body=body())).body.decode())
+    output = [data["content"] for name, data in events if name == "tool_output"]
+    assert sorted("".join(output)) == ["k", "s", "s"]
+    assert all(output)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("model", ["m\n2026 INFO forged", "\x1b[2J", "m" * 257, " "])
+async def test_a_model_that_is_no_name_is_refused(fetch: Fetch, model: str) -> None:
+    for path in ("/chat", "/sessions"):
+        answer = await fetch(path, body=body(model=model))
+        assert (answer.code, json.loads(answer.body)["code"]) == (400, "bad_request")
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(limits__turns=1, server__keep_alive_secs=0.1)
+async def test_a_turn_that_waits_for_a_place_keeps_its_client(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts
+) -> None:
+    upstream.script = [fake.text("slow", " one", pause=0.8), fake.text("next")]
+    first = parts.services.turns.submit("first", "go", None)
+    await first.began.wait()
+    answer = await fetch("/chat/stream", body=body(session_id="second"))
+    assert answer.body.startswith(b"retry: 2000\n\n: keep-alive\n\n")
+    assert harness.tokens(harness.parse_events(answer.body.decode())) == "next"
+    assert first.ended
+
+
+@pytest.mark.gen_test
+async def test_creating_a_session_that_is_busy_is_refused_at_once(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts
+) -> None:
+    upstream.script = [fake.text("a", "b", pause=0.3)]
+    turn = parts.services.turns.submit("busy", "go", None)
+    answer = await fetch("/sessions", body=b'{"session_id": "busy"}')
+    assert (answer.code, json.loads(answer.body)["code"]) == (409, "conflict")
+    assert not turn.ended
+    await turn.wait()
+    assert (await fetch("/sessions", body=b'{"session_id": "busy"}')).code == 409
+
+
+@pytest.mark.gen_test
+async def test_deletes_and_new_messages_at_once_never_mix_two_turns(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = parts.services.turns.store
+    delete = store.delete
+
+    def slow_delete(id: str) -> None:
+        time.sleep(0.1)
+        delete(id)
+
+    monkeypatch.setattr(store, "delete", slow_delete)  # a slow disk
+    upstream.script = lambda request: fake.text(request["messages"][-1]["content"], "!", pause=0.05)
+    await fetch("/chat", body=body("zero", session_id="x"))
+    removals = [asyncio.ensure_future(fetch("/sessions/x", method="DELETE")) for _ in range(3)]
+    assert (await removals[0]).code == 204
+    turns = [parts.services.turns.submit("x", message, None) for message in ("one", "two")]
+    await asyncio.gather(*removals, *(turn.wait() for turn in turns))
+    later = await fetch("/chat", body=body("three", session_id="x"))
+    assert later.code == 200
+    assert [turn.error for turn in turns] == [None, None]
+    assert [m["content"] for m in upstream.requests[2]["messages"][-3:]] == ["one", "one!", "two"]
+    stored = [m["content"] for m in json.loads((await fetch("/sessions/x")).body)["messages"]]
+    assert stored in (["three", "three!"], ["one", "one!", "two", "two!", "three", "three!"])
+
+
+@pytest.mark.gen_test
+async def test_unknown_sessions_leave_nothing_in_memory(fetch: Fetch, parts: Parts) -> None:
+    for number in range(50):
+        assert (await fetch(f"/sessions/none{number}", method="DELETE")).code == 404
+    assert parts.services.turns._slots == {}
 
 
 @pytest.mark.gen_test

@@ -1,0 +1,91 @@
+"""How a started program is ended with everything below it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from pawand.tools import supervisor
+
+TERM_GRACE_SECS = 2.0
+PIPE_SECS = 1.0
+
+
+async def end(process: asyncio.subprocess.Process, *, in_bwrap: bool) -> None:
+    """End a tree; what it still writes is read and dropped: asyncio takes no process for ended before its pipes are."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    reading = asyncio.gather(_drop(process.stdout), _drop(process.stderr))
+    try:
+        await (_end_bwrap(process) if in_bwrap else _end_supervisor(process))
+        async with asyncio.timeout(PIPE_SECS):
+            await reading
+    except TimeoutError:
+        pass
+    finally:
+        reading.cancel()
+
+
+async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for `work` to its end; a cancellation that comes meanwhile is raised after it."""
+    task = asyncio.create_task(work)
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+    task.result()
+
+
+async def _drop(stream: asyncio.StreamReader) -> None:
+    while await stream.read(64 * 1024):
+        pass
+
+
+async def _end_bwrap(process: asyncio.subprocess.Process) -> None:
+    """TERM to the commands, then KILL to bwrap's init, which takes the whole pid namespace with it.
+
+    bwrap itself is not killed before it has its init: one that is still setting up would outlive it.
+    """
+    below = await _below(process)
+    for _ in range(200):
+        if below or process.returncode is not None:
+            break
+        await asyncio.sleep(0.005)
+        below = await _below(process)
+    init, commands = below[:1], below[1:]
+    if commands:
+        supervisor.signal_all(commands, signal.SIGTERM)
+        await _wait(process, TERM_GRACE_SECS)
+    if process.returncode is None:
+        supervisor.signal_all(init, signal.SIGKILL)
+        await _wait(process, 1.0)
+    if process.returncode is None:
+        supervisor.signal_all([process.pid], signal.SIGKILL)
+        await process.wait()
+
+
+async def _end_supervisor(process: asyncio.subprocess.Process) -> None:
+    """TERM, which the supervisor passes on to its whole tree, with KILL after its own grace."""
+    if process.returncode is None:
+        supervisor.signal_all([process.pid], signal.SIGTERM)
+        await _wait(process, TERM_GRACE_SECS + 0.5)
+    if process.returncode is None:
+        supervisor.signal_all([process.pid, *await _below(process)], signal.SIGKILL)
+        await process.wait()
+
+
+async def _below(process: asyncio.subprocess.Process) -> list[int]:
+    return [] if process.returncode is not None else await asyncio.to_thread(supervisor.descendants, process.pid)
+
+
+async def _wait(process: asyncio.subprocess.Process, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await process.wait()
