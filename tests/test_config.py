@@ -20,6 +20,11 @@ def test_defaults_without_any_file(machine: Machine) -> None:
     found = machine.load()
     assert found == Settings(Config(), {}, [], {}, None)
     assert (found.config.server.port, found.config.max_tool_iterations, found.config.temperature) == (3300, 50, 1.0)
+    assert (found.config.sandbox.network, found.config.discovery.mdns, found.config.reasoning_mode) == (
+        False,
+        False,
+        True,
+    )
 
 
 def test_each_layer_beats_the_ones_before_it(machine: Machine) -> None:
@@ -83,7 +88,7 @@ def test_environment_values_are_converted(machine: Machine) -> None:
         "PAWAN_MAX_TOKENS": "12",
         "PAWAN_MAX_ITERATIONS": "13",
         "PAWAN_MAX_RESULT_CHARS": "1400",
-        "PAWAN_FALLBACK_MODELS": " a, ,b ",
+        "PAWAN_FALLBACK_MODELS": " a , , b ",
         "PAWAN_MODEL": "12",
     }
     found = machine.load(env).config

@@ -106,6 +106,7 @@ def test_permissions_of_a_workspace_are_kept_apart(machine: Machine) -> None:
     found = machine.load()
     assert found.config.permissions == {"bash": "deny"}
     assert found.workspace_permissions == {"bash": "allow", "git_*": "prompt"}
+    assert found.stranger == str(machine.workspace)
     assert found.sources == {"permissions.bash": str(machine.user)}
 
 
@@ -115,3 +116,4 @@ def test_a_workspace_file_that_is_passed_with_config_is_trusted(machine: Machine
     link.symlink_to(machine.workspace)
     found = machine.load(config=str(link))
     assert (found.config.server.port, found.warnings, found.workspace_permissions) == (4000, [], {})
+    assert found.stranger is None

@@ -155,6 +155,7 @@ class OpenAIServer:
         head += "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in reply.headers.items())
         writer.write(head.encode() + b"\r\n")
         watch = asyncio.ensure_future(reader.read(1))
+        watch.add_done_callback(lambda task: task.cancelled() or task.exception())  # a client that resets is no news
         for part in reply.parts:
             if isinstance(part, bytes):
                 writer.write(b"%x\r\n%b\r\n" % (len(part), part))
