@@ -118,6 +118,7 @@ class Config(Struct, frozen=True, kw_only=True):
     eruka: dict[str, Any] = field(default_factory=dict)
 
 
+MAX_FILE_BYTES = 1024 * 1024
 WORKSPACE_KEYS = frozenset(
     {
         "provider",
@@ -284,6 +285,8 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, so it is no file of settings")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error

@@ -86,6 +86,7 @@ def test_a_wrong_variable_or_flag_is_named_as_it_was_given(
         (b"a = 1\n\nb = \n", "not valid TOML: ", "at line 3 col "),
         (b"a = 1\na = 2\n", "not valid TOML: ", "at line 2 col "),
         (b"x = " + b"[" * 5000, "not valid TOML: ", "at line 1 col "),
+        (b"# " + b"x" * 1024 * 1024, "larger than 1 MiB, so it is no file of settings", ""),
         (b"model = '\xff'", "not UTF-8 text (byte 9)", ""),
     ],
 )

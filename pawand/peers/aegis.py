@@ -20,7 +20,6 @@ from pawand.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 4 * 1024 * 1024
 MAX_PEERS = 4096
 MAX_NAME_CHARS = 128
 MAX_GROUPS = 64
@@ -63,8 +62,8 @@ class AegisFile:
 def _read(path: Path) -> list[AegisPeer]:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: not a file of at most {MAX_BYTES >> 20} MiB")
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: not a file")
         table = parse_toml(path).get("peers", {})
     except (ConfigError, OSError) as error:
         log.warning("no peers from the Aegis file: %s", error)

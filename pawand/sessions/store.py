@@ -53,6 +53,8 @@ class SessionStore:
     def open(self) -> None:
         """Become the owner and sweep what a crash left. Raises StartError naming who holds the store."""
         self._lock = lock.acquire(self._folder / ".lock", f"the session store {self._folder}")
+        with contextlib.suppress(OSError):
+            self._folder.chmod(0o700)  # another program may have made it for all to read
         for leftover in self._folder.glob(f"{_TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pawand.peers.aegis import MAX_BYTES, MAX_GROUPS, MAX_PEERS, AegisFile, AegisPeer
+from pawand.config import MAX_FILE_BYTES
+from pawand.peers.aegis import MAX_GROUPS, MAX_PEERS, AegisFile, AegisPeer
 from pawand.peers.directory import Directory
 
 SAMPLE = """
@@ -120,10 +121,12 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     os.mkfifo(fifo)
     folder.mkdir()
     with huge.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     paths = [fifo, folder, huge, Path("/dev/zero")]
     assert [AegisFile([path]).peers() for path in paths] == [[], [], [], []]
-    assert caplog.messages == [f"no peers from the Aegis file: {path}: not a file of at most 4 MiB" for path in paths]
+    reasons = ["not a file", "not a file", "larger than 1 MiB, so it is no file of settings", "not a file"]
+    lines = [f"no peers from the Aegis file: {path}: {reason}" for path, reason in zip(paths, reasons, strict=True)]
+    assert caplog.messages == lines
 
 
 def test_the_first_file_that_exists_counts(tmp_path: Path) -> None:

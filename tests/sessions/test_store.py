@@ -55,6 +55,16 @@ def test_what_is_saved_is_loaded(store: SessionStore) -> None:
     assert store.load("a").encode() == session.encode() == (store.folder / "a.json").read_bytes()
 
 
+def test_a_folder_that_all_may_read_is_made_private(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    folder.chmod(0o755)
+    store = SessionStore(folder)
+    store.open()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    store.close()
+
+
 def test_files_and_folders_are_private(store: SessionStore) -> None:
     before = os.umask(0)
     try:

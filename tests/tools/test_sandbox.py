@@ -248,9 +248,11 @@ def test_an_abstract_socket_is_out_of_reach(caged: Bench) -> None:
 def test_other_processes_are_not_seen(caged: Bench) -> None:
     marker = f"1000{secrets.randbelow(10**12):012d}"
     with subprocess.Popen(["sleep", marker]) as sleeper:
-        assert marker not in caged.out("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
-        assert int(caged.out("ls -d /proc/[0-9]* | wc -l")) < 12
-        sleeper.kill()
+        try:
+            assert marker not in caged.out("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+            assert int(caged.out("ls -d /proc/[0-9]* | wc -l")) < 12
+        finally:
+            sleeper.kill()
 
 
 def test_no_namespace_can_be_made_inside(caged: Bench) -> None:

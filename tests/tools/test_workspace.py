@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,7 @@ def test_a_folder_swapped_for_a_link_while_it_is_used_never_leads_out(
         while not done.is_set():
             exchange(folder, link)
             swaps += 1
+            time.sleep(0.0002 * (swaps % 2))  # each state lasts long enough to be met, whatever else the machine does
 
     calls: list[Callable[[int], object]] = [
         lambda number: workspace.read("folder/file")[0].decode(),
