@@ -207,8 +207,9 @@ class TurnManager:
 
     def _let_go_if_unused(self, session_id: str, slot: _Slot) -> None:
         """At once where nothing was ever said in it; an id that anybody can make up must cost nothing."""
-        if slot.log.last == 0 and not slot.turns and not slot.log.followed:
-            self._slots.pop(session_id, None)
+        unused = slot.log.last == 0 and not slot.turns and not slot.log.followed
+        if unused and self._slots.get(session_id) is slot:
+            del self._slots[session_id]
         else:
             self._let_go_later(session_id, slot)
 

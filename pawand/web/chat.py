@@ -59,7 +59,7 @@ class ChatStreamHandler(StreamHandler):
         except StreamClosedError:
             return
         assert turn.first is not None
-        await self.relay(turn.log, turn.first, end=lambda: turn.last)
+        await self.relay(self.follow(turn.log, turn.first), end=lambda: turn.last)
 
 
 def submit(handler: BaseHandler) -> Turn:

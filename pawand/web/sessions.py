@@ -68,12 +68,14 @@ class EventsHandler(StreamHandler):
         followed = turns.follow(id)
         known = self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", "")
         position, lost = _begin_at(followed, known)
+        cursor = self.follow(followed.log, position)
         try:
             await self.begin(resync(followed.log, position, lost, id) if lost else b"")
         except StreamClosedError:
-            return
-        if self.request.method == "GET":
-            await self.relay(followed.log, position, end=lambda: None)
+            cursor.close()
+        if self.request.method == "HEAD":
+            cursor.close()
+        await self.relay(cursor, end=lambda: None)
 
 
 def _begin_at(followed: Followed, known: str) -> tuple[int, str]:

@@ -43,9 +43,13 @@ class StreamHandler(BaseHandler):
                 self.write(KEEP_ALIVE)
                 await self.flush()
 
-    async def relay(self, log: EventLog, position: int, end: Callable[[], int | None]) -> None:
-        """Write frames from `position` until number `end()` was written, the log has ended or the client has gone."""
-        cursor = self._cursor = log.follow(position, on_lost=self._drop)
+    def follow(self, log: EventLog, position: int) -> Cursor:
+        """Take a place in the log, which is kept for whoever has one; `relay` gives it back."""
+        self._cursor = log.follow(position, on_lost=self._drop)
+        return self._cursor
+
+    async def relay(self, cursor: Cursor, end: Callable[[], int | None]) -> None:
+        """Write frames until number `end()` was written, the log has ended or the client has gone."""
         try:
             while not cursor.ended:
                 frames = cursor.take(end())

@@ -141,16 +141,25 @@ async def test_twenty_sessions_at_once_each_get_their_own_tokens(fetch: Fetch, u
 
 
 @pytest.mark.gen_test
-async def test_messages_to_one_session_run_in_order(fetch: Fetch, upstream: OpenAIServer) -> None:
+async def test_messages_to_one_session_run_one_after_the_other(fetch: Fetch, upstream: OpenAIServer) -> None:
     upstream.script = lambda request: fake.text("re:", request["messages"][-1]["content"], pause=0.02)
     answers = await asyncio.gather(*(fetch("/chat/stream", body=body(f"m{n}", session_id="one")) for n in range(5)))
     for n, answer in enumerate(answers):
         events = harness.parse_events(answer.body.decode())
         assert [name for name, _ in events] == ["start", "token", "token", "done"]
         assert harness.tokens(events) == f"re:m{n}"
-    assert [r["messages"][-1]["content"] for r in upstream.requests] == [f"m{n}" for n in range(5)]
     session = json.loads((await fetch("/sessions/one")).body)
-    assert [m["content"] for m in session["messages"]] == [t for n in range(5) for t in (f"m{n}", f"re:m{n}")]
+    asked = [r["messages"][-1]["content"] for r in upstream.requests]
+    assert sorted(asked) == [f"m{n}" for n in range(5)]
+    assert [m["content"] for m in session["messages"]] == [text for name in asked for text in (name, f"re:{name}")]
+
+
+@pytest.mark.gen_test
+async def test_messages_run_in_the_order_in_which_they_came(parts: Parts, upstream: OpenAIServer) -> None:
+    upstream.script = lambda request: fake.text("ok", pause=0.01)
+    turns = [parts.services.turns.submit("one", f"m{n}", None) for n in range(10)]
+    await asyncio.gather(*(turn.wait() for turn in turns))
+    assert [r["messages"][-1]["content"] for r in upstream.requests] == [f"m{n}" for n in range(10)]
 
 
 @pytest.mark.gen_test
