@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -402,21 +403,23 @@ def test_a_folder_swapped_for_a_link_while_it_is_used_never_leads_out(
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        for number in range(100_000):
+        deadline = time.monotonic() + 30
+        for number in itertools.count():
             which = number % len(calls)
             try:
                 assert SECRET not in str(calls[which](number))
                 allowed[which] += 1
             except ToolError:
                 refused[which] += 1
-            if swaps >= 3000 and min(allowed + refused) >= 40:
+            enough = swaps >= 1000 and min(allowed + refused) >= 40
+            if enough or time.monotonic() > deadline:
                 break
     finally:
         done.set()
         thread.join()
     assert tree(outside) == before
     assert sorted(os.listdir(outside)) == ["file", "secret.txt"]
-    assert swaps >= 3000
+    assert swaps >= 1000
     assert min(allowed) >= 40, "the folder was never there, so this showed nothing"
     assert min(refused) >= 40, "the link was never met, so this showed nothing"
 
