@@ -44,6 +44,8 @@ class Client:
         try:
             parts = urlsplit(self.url)
             port = parts.port
+            (parts.hostname or "").encode("idna")
+            parts.path.encode("ascii")
         except ValueError as error:
             raise ConfigError(f"{url!r} is no address: write it like http://localhost:3300") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in url):
@@ -58,11 +60,15 @@ class Client:
             raise _strange(self.url)
         return found
 
-    def get_list(self, path: str) -> list[dict[str, Any]]:
-        found = self._call("GET", path)
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+    def get_list(self, path: str, *keys: str) -> list[dict[str, Any]]:
+        """The JSON list at `path`, of objects that have at least `keys`."""
+        return self.rows(self._call("GET", path), *keys)
+
+    def rows(self, value: Any, *keys: str) -> list[dict[str, Any]]:
+        """`value`, if it is a list of objects that have at least `keys`."""
+        if not isinstance(value, list) or not all(isinstance(row, dict) and row.keys() >= set(keys) for row in value):
             raise _strange(self.url)
-        return found
+        return value
 
     def delete(self, path: str) -> None:
         self._call("DELETE", path)
@@ -75,9 +81,9 @@ class Client:
             event = id = ""
             data: list[str] = []
             for raw in response:
-                line = raw.decode("utf-8").rstrip("\r\n")
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
                 if not line and data:
-                    yield event, id, json.loads("\n".join(data))
+                    yield event, id, self._event_data("\n".join(data))
                     event, data = "", []
                 name, _, value = line.partition(":")
                 value = value.removeprefix(" ")
@@ -88,6 +94,15 @@ class Client:
                 elif name == "data":
                     data.append(value)
 
+    def _event_data(self, text: str) -> dict[str, Any]:
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _strange(self.url) from error
+        if not isinstance(data, dict):
+            raise _strange(self.url)
+        return data
+
     def _call(self, method: str, path: str) -> Any:
         with self._open(method, path, None, ANSWER_SECS) as response:
             if response.status == HTTPStatus.NO_CONTENT:
@@ -95,7 +110,7 @@ class Client:
             body = response.read()
         try:
             return json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _strange(self.url) from error
 
     @contextmanager
@@ -128,11 +143,10 @@ class Client:
 
 
 def _refused(url: str, response: http.client.HTTPResponse) -> RefusedError:
-    body = response.read()
     try:
-        answer = json.loads(body)
+        answer = json.loads(response.read())
         return RefusedError(str(answer["error"]), str(answer["code"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OSError, http.client.HTTPException):
         return _strange(url)
 
 

@@ -43,7 +43,7 @@ class Server(Struct, frozen=True, kw_only=True):
     token_file: str | None = None
     local_auth: Literal["open", "token"] = "open"
     drain_secs: Annotated[float, Meta(ge=0)] = 20.0
-    keep_alive_secs: Seconds = 15.0
+    keep_alive_secs: Annotated[float, Meta(gt=0, le=45)] = 15.0
 
 
 class Sandbox(Struct, frozen=True, kw_only=True):

@@ -100,7 +100,8 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
     trusted = settings.sources.get("model") != settings.stranger
     choice = catalog.choose(settings.config, secrets, env, model_trusted=trusted)
     made = Plan(settings=settings, workspace=workspace, state=state, choice=choice, secrets=secrets)
-    check_place(workspace, [state, paths.user_config_dir(env), made.sessions, made.token_file])
+    private = [state, made.sessions, made.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(env)]
+    check_place(workspace, [*private, *(file.parent for file in _aegis_files(settings.config))])
     return made
 
 

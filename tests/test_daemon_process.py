@@ -236,6 +236,14 @@ def test_a_workspace_that_holds_the_daemons_own_files_is_refused(tmp_path: Path,
     assert (ended.returncode, "choose another workspace" in ended.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("place", ["/etc", "{home}/.config/aegis"])
+def test_a_workspace_that_holds_settings_is_refused(tmp_path: Path, place: str) -> None:
+    folder = Path(place.format(home=os.environ["HOME"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    ended = run_serve(tmp_path, "--workspace", str(folder))
+    assert (ended.returncode, "choose another workspace" in ended.stderr) == (2, True)
+
+
 def test_a_workspace_inside_the_state_folder_is_refused(tmp_path: Path) -> None:
     inner = tmp_path / "s" / "sessions"
     inner.mkdir(parents=True)

@@ -290,11 +290,11 @@ class _Answer:
         return "".join(self.pieces)
 
     def finish(self, item: Finish, redactor: Redactor, *, with_tools: bool) -> None:
-        self.finish_reason = redactor.text(item.reason)
+        self.finish_reason = redactor.text(clean(item.reason))
         self.usage = item.usage
         if with_tools:
             self.tool_calls = [
-                ToolCall(redactor.text(call.id), redactor.text(call.name), redactor.value(call.arguments))
+                ToolCall(redactor.text(clean(call.id)), redactor.text(clean(call.name)), redactor.value(call.arguments))
                 for call in item.tool_calls
             ]
 

@@ -12,7 +12,8 @@ from pawand.cli.common import Context, as_json, print_json, print_table
 @click.pass_obj
 def command(context: Context, as_json: bool) -> None:
     """List the models that the daemon uses."""
-    models = context.client().get("/models", "models")["models"]
+    client = context.client()
+    models = client.rows(client.get("/models", "models")["models"], "name", "provider", "is_default")
     if as_json:
         print_json(models)
     else:

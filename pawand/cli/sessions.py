@@ -72,7 +72,7 @@ def delete(context: Context, id: str) -> None:
 
 def _list(context: Context) -> list[dict[str, Any]]:
     if context.runs_here:
-        return context.client().get_list("/sessions")
+        return context.client().get_list("/sessions", "id", "updated_at", "message_count", "title")
     import msgspec
 
     from pawand.sessions import view
@@ -85,7 +85,10 @@ def _list(context: Context) -> list[dict[str, Any]]:
 
 def _show(context: Context, id: str) -> dict[str, Any]:
     if context.runs_here:
-        return context.client().get(f"/sessions/{_path(id)}", "messages")
+        client = context.client()
+        session = client.get(f"/sessions/{_path(id)}", "id", "model", "updated_at", "messages")
+        client.rows(session["messages"], "role", "content", "timestamp")
+        return session
     import msgspec
 
     from pawand.sessions import view

@@ -28,7 +28,7 @@ def command(context: Context, as_json: bool) -> None:
     pid = known.get("pid") if known.get("url") == client.url else None
     status: dict[str, Any] = {"running": False, "pid": pid, "url": client.url}
     try:
-        status |= {"running": True, **client.get("/health", "status", "version", "agent_id")}
+        status |= {"running": True, **client.get("/health", "status", "version", "agent_id", "uptime_secs")}
     except NotRunningError as error:
         status["error"] = error.message
     if as_json:

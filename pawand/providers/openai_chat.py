@@ -6,6 +6,7 @@ The SDK builds the request and keeps the connections; its objects per chunk woul
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -30,6 +31,7 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_ERROR_CHARS = 500
 MAX_SAMPLE_CHARS = 80
 MAX_DEPTH = 100
+MAX_COUNT = 2**53
 RETRIABLE = frozenset({408, 409, 429})
 _HINTS = {
     401: "the API key was refused",
@@ -64,9 +66,9 @@ class _Choice(Struct):
 
 
 class _Usage(Struct):
-    prompt_tokens: float | None = None
-    completion_tokens: float | None = None
-    total_tokens: float | None = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
 
 
 class _Chunk(Struct):
@@ -196,9 +198,13 @@ class SseParser:
         self._pieces: list[bytes] = []
         self._data: list[bytes] = []
         self._size = 0
+        self._first = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of each event that `chunk` completes. Raises ProviderError for an event beyond all measure."""
+        if self._first:
+            chunk = chunk.removeprefix(codecs.BOM_UTF8)
+            self._first = False
         self._size += len(chunk)
         if self._size > MAX_EVENT_BYTES:
             raise ProviderError(f"the provider sent an event of more than {MAX_EVENT_BYTES >> 20} MiB")
@@ -259,8 +265,8 @@ class _Answer:
             raise self._reported(chunk)
         if chunk.usage is not None:
             usage = chunk.usage
-            prompt, completion = int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)
-            self._usage = Usage(prompt, completion, int(usage.total_tokens or prompt + completion))
+            prompt, completion = _count(usage.prompt_tokens), _count(usage.completion_tokens)
+            self._usage = Usage(prompt, completion, _count(usage.total_tokens) or prompt + completion)
         items: list[Item] = []
         for choice in (chunk.choices or [])[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
@@ -312,10 +318,11 @@ class _Answer:
         for call in self._calls:
             if delta.id and call.id == delta.id and delta.index in (None, call.index):
                 return call
-        for call in self._calls:
+        for call in reversed(self._calls):
             if delta.index is not None and call.index == delta.index:
-                is_new = delta.id and call.id and delta.id != call.id and function.name
-                return None if is_new else call
+                other_id = delta.id and call.id and delta.id != call.id
+                other_name = call.arguments and function.name != call.name
+                return None if function.name and (other_id or other_name) else call
         continues = delta.index is None and not delta.id and not function.name
         return self._calls[-1] if continues and self._calls else None
 
@@ -361,6 +368,11 @@ def _depth(text: str) -> int:
         elif character in "]}":
             depth -= 1
     return deepest
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; 0 for what cannot be one."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < MAX_COUNT else 0
 
 
 def _new_call_id() -> str:

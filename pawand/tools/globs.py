@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pawand.errors import ToolError
 
-MAX_ALTERNATIVES = 1000
+MAX_ALTERNATIVES = 100
 
 Matcher = Callable[[str], bool]
 """Whether a glob matches a path, which is relative to the workspace."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine
-from typing import Any
 
 from pawand.tools import supervisor
 
@@ -27,20 +25,6 @@ async def end(process: asyncio.subprocess.Process, *, in_bwrap: bool) -> None:
         pass
     finally:
         reading.cancel()
-
-
-async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for `work` to its end; a cancellation that comes meanwhile is raised after it."""
-    task = asyncio.create_task(work)
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
-    task.result()
 
 
 async def _drop(stream: asyncio.StreamReader) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from pawand import config, paths
+from pawand.aio import uninterrupted
 from pawand.errors import ToolError
 from pawand.tools import reaper, supervisor
 from pawand.tools.workspace import Workspace
@@ -122,7 +123,7 @@ class Sandbox:
         try:
             yield await asyncio.shield(starting)
         finally:
-            await reaper.uninterrupted(self._end(starting))
+            await uninterrupted(self._end(starting))
 
     async def _start(self, arguments: list[str], folder: Path) -> asyncio.subprocess.Process:
         try:

@@ -149,9 +149,13 @@ async def _records(stream: asyncio.StreamReader, end: bytes, take: Callable[[byt
     while data := await stream.read(READ_BYTES):
         *records, rest = (rest + data).split(end)
         count += len(records)
-        for record in records:
-            take(record)
+        await asyncio.to_thread(_take_all, take, records)  # a hard glob is slow to match
     return count
+
+
+def _take_all(take: Callable[[bytes], None], records: list[bytes]) -> None:
+    for record in records:
+        take(record)
 
 
 async def _beginning(stream: asyncio.StreamReader) -> bytes:

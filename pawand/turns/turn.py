@@ -6,14 +6,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import aclosing
-from typing import TypeVar
 
 from msgspec import Struct
 
 from pawand import wire
 from pawand.agent.loop import Agent, Finished
+from pawand.aio import uninterrupted
 from pawand.errors import CancelledTurnError, PawandError, StorageError, TurnError, TurnTimeoutError
 from pawand.redact import Redactor
 from pawand.sessions.model import Message, Session
@@ -24,7 +23,6 @@ from pawand.turns.log import EventLog
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
 _CODES = frozenset({"provider", "empty_answer", "cancelled", "timeout", "shutdown", "storage", "internal"})
 
 
@@ -92,12 +90,12 @@ class Turn:
         """Never raises: every failure becomes the turn's `error` event."""
         session: Session | None = None
         error: PawandError | None = None
-        finished: Finished | None = None
         try:
             async with asyncio.timeout(bench.timeout_secs):
                 session = await self._begin(bench)
                 finished = await self._work(bench, session, context)
                 await _save(bench.store, session)
+            self._succeed(finished)
         except TimeoutError:
             error = TurnTimeoutError(f"the turn took more than {bench.timeout_secs:g} s (turn_timeout_secs)")
         except asyncio.CancelledError:
@@ -107,11 +105,9 @@ class Turn:
         except Exception:  # a bug: the client gets its one terminal event, the log gets the traceback
             log.exception("turn %s of session %s failed", self.id, self.session_id)
             error = PawandError("internal error; the daemon's log has the details")
-        if error is None and finished is not None:
-            self._succeed(finished)
-        else:
-            self._has_floor = False  # nothing interrupts the end
-            await self._fail(bench, session, error or PawandError("internal error"))
+        self._has_floor = False  # nothing interrupts the end
+        if error is not None:
+            await self._fail(bench, session, error)
         self._ended.set()
 
     def abandon(self, bench: Bench) -> None:
@@ -133,7 +129,7 @@ class Turn:
             bench.store.save(session)
             return session
 
-        session = await _finish_in_thread(store_message)
+        session = await uninterrupted(asyncio.to_thread(store_message))
         self.stored = True
         self._start(session.model)
         return session
@@ -188,6 +184,8 @@ class Turn:
                 await _save(bench.store, session)
             except StorageError as failure:
                 log.warning("session %s: %s", self.session_id, failure)
+            except Exception:  # the error that is reported is the first one
+                log.exception("session %s could not be saved", self.session_id)
         self._append_failure(bench, error, session.model if session else bench.default_model)
 
     def _append_failure(self, bench: Bench, error: PawandError, model: str) -> None:
@@ -212,14 +210,5 @@ class Turn:
 
 
 async def _save(store: SessionStore, session: Session) -> None:
-    await _finish_in_thread(lambda: store.save(session))
-
-
-async def _finish_in_thread(work: Callable[[], _T]) -> _T:
-    """Like asyncio.to_thread, but a cancelled caller waits for the thread: two saves never overlap."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    # A cancelled turn waits for its save: two saves of a session must never overlap.
+    await uninterrupted(asyncio.to_thread(store.save, session))

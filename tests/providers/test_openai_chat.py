@@ -53,7 +53,7 @@ def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0)
 
 
 def finish_of(upstream: OpenAIServer, *parts: bytes, content_type: str = "text/event-stream") -> Finish:
-    upstream.script = [Reply(parts, content_type=content_type)]
+    upstream.script = lambda _: Reply(parts, content_type=content_type)
     last = ask(upstream.url)[-1]
     assert isinstance(last, Finish)
     return last
@@ -112,6 +112,22 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, Any]]]] = {
             call_delta(index=0, id="b", function={"name": "two", "arguments": "{}"}),
         ],
         [("one", {}), ("two", {})],
+    ),
+    "index 0 for every call, new id, arguments apart": (
+        [
+            call_delta(index=0, id="a", function={"name": "one"}),
+            call_delta(index=0, function={"arguments": '{"x":1}'}),
+            call_delta(index=0, id="b", function={"name": "one"}),
+            call_delta(index=0, function={"arguments": '{"x":2}'}),
+        ],
+        [("one", {"x": 1}), ("one", {"x": 2})],
+    ),
+    "index 0 for every call, no id": (
+        [
+            call_delta(index=0, function={"name": "one", "arguments": '{"x":1}'}),
+            call_delta(index=0, function={"name": "two", "arguments": '{"x":2}'}),
+        ],
+        [("one", {"x": 1}), ("two", {"x": 2})],
     ),
     "the same id twice": (
         [
@@ -202,8 +218,18 @@ def test_half_a_character_waits_for_the_other_half(upstream: OpenAIServer) -> No
 
 
 def test_counts_that_are_no_whole_numbers(upstream: OpenAIServer) -> None:
-    usage = {"prompt_tokens": 1.5, "completion_tokens": None, "total_tokens": 2.0}
-    assert finish_of(upstream, chunk({"content": "x"}, "stop", usage=usage), DONE).usage == Usage(1, 0, 2)
+    last = chunk({"content": "x"}, "stop")
+    for counts, wanted in (
+        (b'{"prompt_tokens": 1.5, "completion_tokens": null, "total_tokens": 2.0}', Usage(1, 0, 2)),
+        (b'{"prompt_tokens": 1e300, "completion_tokens": -3, "total_tokens": "x"}', Usage(0, 0, 0)),
+        (b'{"prompt_tokens": Infinity, "completion_tokens": 4}', Usage(0, 4, 4)),
+    ):
+        assert finish_of(upstream, last, b'data: {"choices": [], "usage": %b}\n\n' % counts, DONE).usage == wanted
+
+
+def test_a_byte_order_mark_is_passed_over(upstream: OpenAIServer) -> None:
+    upstream.script = [Reply([b"\xef\xbb\xbf" + chunk({"content": "x"}, "stop"), DONE])]
+    assert ask(upstream.url)[0] == Text("x")
 
 
 def test_a_long_conversation_is_sent_as_it_is(upstream: OpenAIServer) -> None:

@@ -402,11 +402,11 @@ def test_a_cancelled_flood_leaves_no_file_open(shell_bench: Bench) -> None:
     asyncio.run(main())
 
 
-def test_cancelling_at_once_leaves_nothing(shell_bench: Bench, marker: str) -> None:
+def test_cancelling_at_any_moment_of_the_start_leaves_nothing(shell_bench: Bench, marker: str) -> None:
     async def main() -> None:
-        for delay in (0, 0.001, 0.003, 0.01, 0.03, 0.1):
+        for tries in range(60):
             task = asyncio.create_task(shell_bench.run("bash", command=f"sleep {marker} & sleep {marker}"))
-            await asyncio.sleep(delay)
+            await asyncio.sleep(tries / 2000)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -435,7 +435,7 @@ from pawand.tools.workspace import Workspace
 async def main(root, mode, marker):
     workspace = Workspace(Path(root))
     sandbox = Sandbox.probe(config.Sandbox(mode=mode), workspace, Path(root).parent / "scratch", [])
-    command = f"(setsid sleep {marker} &) ; echo up; while :; do sleep {marker}; done"
+    command = f"trap '' TERM; (setsid sleep {marker} &) ; echo up; while :; do sleep {marker}; done"
     async with sandbox.start(["bash", "-c", command], session_id="s") as process:
         print((await process.stdout.readline()).decode(), end="", flush=True)
         await process.wait()

@@ -424,6 +424,35 @@ def test_a_folder_swapped_for_a_link_while_it_is_used_never_leads_out(
     assert min(refused) >= 40, "the link was never met, so this showed nothing"
 
 
+def test_a_folder_swapped_for_a_link_while_it_is_listed_is_not_entered(bench: Bench, outside: Path, hide: Hide) -> None:
+    hide("rg")
+    folder, link = bench.root / "folder", bench.root / "link"
+    folder.mkdir()
+    (folder / "inside.txt").write_text("inside")
+    link.symlink_to(outside)
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            exchange(folder, link)
+
+    entered = passed_by = 0
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while min(entered, passed_by) < 10 and time.monotonic() < deadline:
+            for tool, arguments in (("list_directory", {"recursive": True}), ("glob_search", {"pattern": "*.txt"})):
+                text = bench.call(tool, **arguments).text
+                assert "secret.txt" not in text
+                entered += "inside.txt" in text
+                passed_by += "inside.txt" not in text
+    finally:
+        done.set()
+        thread.join()
+    assert min(entered, passed_by) >= 10, "it was always the same, so this showed nothing"
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "home" / "user"

@@ -13,6 +13,7 @@ import pytest
 from tornado.httpserver import HTTPServer
 
 from pawand.daemon import Parts
+from pawand.sessions.model import Session
 from tests import harness
 from tests.conftest import LogWatch
 from tests.fakes import openai_server as fake
@@ -321,6 +322,47 @@ async def test_a_lone_surrogate_from_upstream_is_replaced(fetch: Fetch, upstream
     upstream.script = [fake.Reply([chunk, fake.chunk({"content": "b"}, "stop"), fake.DONE])]
     answer = json.loads((await fetch("/chat", body=body())).body)
     assert answer["content"] == "a?b"
+
+
+@pytest.mark.gen_test
+async def test_lone_surrogates_anywhere_do_not_end_the_turn(fetch: Fetch, upstream: OpenAIServer) -> None:
+    call = b'{"index":0,"id":"\\ud800i","function":{"name":"\\udfffn","arguments":"{}"}}'
+    named = b'data: {"choices":[{"delta":{"tool_calls":[%b]},"finish_reason":"\\ud801"}]}\n\n' % call
+    last = b'data: {"choices":[{"delta":{"content":"ok"},"finish_reason":"\\ud802"}]}\n\n'
+    upstream.script = [fake.Reply([named, fake.DONE]), fake.Reply([last, fake.DONE])]
+    answer = await fetch("/chat", body=body(session_id="odd"))
+    assert answer.code == 200
+    assert (json.loads(answer.body)["content"], json.loads(answer.body)["finish_reason"]) == ("ok", "?")
+    assert len(json.loads((await fetch("/sessions/odd")).body)["messages"]) == 4
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(turn_timeout_secs=0.3)
+async def test_a_save_that_outlasts_its_turn_is_waited_for(
+    fetch: Fetch,
+    upstream: OpenAIServer,
+    parts: Parts,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_watch: LogWatch,
+) -> None:
+    store, saves = parts.services.turns.store, []
+    save = store.save
+
+    def slow_save(session: Session) -> None:
+        saves.append("begin")
+        time.sleep(0.5)
+        save(session)
+        saves.append("end")
+
+    monkeypatch.setattr(store, "save", slow_save)  # a slow disk
+    upstream.script = lambda _: fake.text("ok")
+    turn = parts.services.turns.submit("slow", "go", None)
+    await asyncio.sleep(0.35)
+    assert (await fetch("/sessions/slow", method="DELETE")).code == 204
+    await turn.wait()
+    assert saves == ["begin", "end"] * (len(saves) // 2)
+    assert list((state / "sessions").glob("*.json")) == []
 
 
 @pytest.mark.gen_test
