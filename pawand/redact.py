@@ -17,10 +17,10 @@ class Redactor:
     def __init__(self, secrets: list[str]) -> None:
         # The longest first, so that of two secrets that begin alike the whole one goes.
         self._secrets = sorted((s for s in set(secrets) if len(s) >= MIN_CHARS), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, self._secrets)) or "(?!)")
+        self._pattern = re.compile("|".join(map(re.escape, self._secrets)))
 
     def text(self, text: str) -> str:
-        return self._pattern.sub(MASK, text)
+        return self._pattern.sub(MASK, text) if self._secrets else text
 
     def value(self, value: Any) -> Any:
         """A copy of a JSON value with every string redacted, keys included."""
@@ -46,6 +46,8 @@ class Redactor:
 
     def settle(self, text: str) -> tuple[str, str]:
         """`text` redacted as far as nothing that follows can change it, and the rest as it is."""
+        if not self._secrets:
+            return text, ""
         done: list[str] = []
         at = 0
         while True:

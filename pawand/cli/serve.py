@@ -37,9 +37,9 @@ def command(
     Settings come from /etc/pawan/pawan.toml, ~/.config/pawan/pawan.toml, the workspace's pawan.toml, --config,
     PAWAN_* environment variables and these options; later ones win.
     """
-    from pawand import daemon
+    from pawand import daemon, logs
 
-    daemon.set_up_logging(log_level, log_format)
+    logs.set_up(log_level, log_format)
     flags = {
         "config": config,
         "server.host": host,
