@@ -1,19 +1,16 @@
-"""The access table of docs/api.md, row by row, over real connections from loopback and from another address."""
+"""The access table of docs/api.md, row by row, over real connections; callers from elsewhere at the gate itself."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.web import Application
+from tornado.httputil import HTTPHeaders
 
 from pawand.daemon import Parts
+from pawand.web.access import ForbiddenError, Gate, Grant, Request, TooManyFailuresError, UnauthorizedError
 from tests.fakes import openai_server as fake
 from tests.fakes.openai_server import OpenAIServer
 from tests.web.conftest import Fetch
@@ -254,38 +251,36 @@ async def test_checks_come_in_order(token: str, fetch: Fetch) -> None:
     assert (await fetch("/chat", body=b"{")).code == 400
 
 
-@pytest.fixture
-def lan_port(app: Application, http_server: HTTPServer) -> Iterator[tuple[str, int]]:
-    """The same application on an address of this machine that is not loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            address = probe.getsockname()[0]
-        except OSError:
-            pytest.skip("this machine has no address beyond loopback")
-    sock = socket.create_server((address, 0))
-    sock.setblocking(False)
-    http_server.add_socket(sock)
-    yield address, sock.getsockname()[1]
+def knock(gate: Gate, peer: str, *, public: bool, **headers: str) -> Grant:
+    """What the gate says to a caller at `peer`; the socket's address is all that tells where a caller is."""
+    sent = HTTPHeaders({"Host": "192.168.1.7:3300", **headers})
+    return gate.admit(Request(headers=sent, scheme="http", peer=peer, public=public, preflight=False))
 
 
-@pytest.mark.gen_test
-async def test_another_address_gets_discovery_only(token: str, lan_port: tuple[str, int]) -> None:
-    host, port = lan_port
-    assert set(json.loads((await ask(host, port, "/health"))[1])) == README_HEALTH
-    assert (await ask(host, port, "/agents"))[0] == 200
-    assert (await ask(host, port, "/sessions"))[0] == 401
-    assert (await ask(host, port, "/sessions", **bearer(TOKEN)))[0] == 200
-    assert (await ask(host, port, "/sessions", **bearer("wrong" * 8)))[0] == 401
+@pytest.mark.parametrize("peer", ["192.168.1.9", "8.8.8.8", "::ffff:192.168.1.9", "fe80::1%eth0", "2001:db8::1"])
+def test_another_address_gets_discovery_only(token: str, parts: Parts, peer: str) -> None:
+    gate = parts.services.gate
+    assert knock(gate, peer, public=True) == Grant(full=False)
+    for headers in ({}, {"Origin": "http://localhost:1"}, bearer("wrong" * 8)):
+        with pytest.raises(UnauthorizedError):
+            knock(gate, peer, public=False, **headers)
+    assert knock(gate, peer, public=False, **bearer(token)) == Grant(full=True)
+    with pytest.raises(ForbiddenError):
+        knock(gate, peer, public=False, Origin="https://evil.example", **bearer(token))
 
 
-async def ask(host: str, port: int, path: str, **headers: str) -> tuple[int, bytes]:
-    reader, writer = await asyncio.open_connection(host, port)
-    lines = [f"GET {path} HTTP/1.0", f"Host: {host}:{port}", *(f"{k}: {v}" for k, v in headers.items())]
-    writer.write("\r\n".join([*lines, "", ""]).encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    return int(head.split()[1]), body
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"])
+def test_every_way_to_write_loopback_is_local(parts: Parts, peer: str) -> None:
+    assert knock(parts.services.gate, peer, public=False) == Grant(full=True)
+
+
+def test_a_whole_ipv6_network_shares_its_failures(token: str, parts: Parts) -> None:
+    for number in range(10):
+        with pytest.raises(UnauthorizedError):
+            knock(parts.services.gate, f"2001:db8::{number}", public=False, **bearer("wrong" * 8))
+    with pytest.raises(TooManyFailuresError):
+        knock(parts.services.gate, "2001:db8::ffff", public=False, **bearer(token))
+    assert knock(parts.services.gate, "2001:db8:0:1::1", public=False, **bearer(token)) == Grant(full=True)
 
 
 def test_a_token_that_is_too_short_stops_the_start(state: Path, workspace: Path, io_loop: Any) -> None:
