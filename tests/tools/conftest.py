@@ -20,22 +20,13 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from pawand import config
+from pawand.daemon import TOOLS
 from pawand.redact import Redactor
-from pawand.tools import edit, files, search, shell
 from pawand.tools.base import Outcome, Registry, ToolContext
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Workspace
 from pawand.wire import ToolCall
 
-TOOLS = (
-    shell.BASH,
-    files.READ_FILE,
-    files.WRITE_FILE,
-    edit.EDIT_FILE,
-    files.LIST_DIRECTORY,
-    search.GLOB_SEARCH,
-    search.GREP_SEARCH,
-)
 SECRET = "what-no-tool-may-show"
 Mode = Literal["auto", "require", "off"]
 

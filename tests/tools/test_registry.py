@@ -14,11 +14,12 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
+from pawand.daemon import TOOLS
 from pawand.errors import ToolError
 from pawand.redact import Redactor
 from pawand.tools.base import Emit, Outcome, Registry, Tool, ToolContext
 from pawand.wire import ToolCall
-from tests.tools.conftest import TOOLS, Bench
+from tests.tools.conftest import Bench
 
 KEY = "nvapi-0123456789abcdef"
 
