@@ -70,6 +70,9 @@ class Client:
             raise _strange(self.url)
         return value
 
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        self._call("POST", path, body)
+
     def delete(self, path: str) -> None:
         self._call("DELETE", path)
 
@@ -103,13 +106,13 @@ class Client:
             raise _strange(self.url)
         return data
 
-    def _call(self, method: str, path: str) -> Any:
-        with self._open(method, path, None, ANSWER_SECS) as response:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        with self._open(method, path, body, ANSWER_SECS) as response:
             if response.status == HTTPStatus.NO_CONTENT:
                 return None
-            body = response.read()
+            answer = response.read()
         try:
-            return json.loads(body)
+            return json.loads(answer)
         except (ValueError, RecursionError) as error:
             raise _strange(self.url) from error
 

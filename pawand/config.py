@@ -139,12 +139,9 @@ INERT_KEYS = frozenset(
         "discovery.groups",
         "discovery.mdns",
         "eruka",
-        "limits.connections",
         "max_context_tokens",
         "mcp",
         "peers",
-        "permission_timeout_secs",
-        "server.drain_secs",
         "skills_repo",
         "thinking_budget",
     }
@@ -256,6 +253,12 @@ def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.
         workspace_permissions,
         stranger.name if stranger else None,
     )
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The dotted keys of all settings that are not the same."""
+    before, after = (dict(_leaves(msgspec.to_builtins(config))) for config in (old, new))
+    return sorted(".".join(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
 
 
 def sessions_folder(config: Config, state: Path) -> Path:

@@ -31,3 +31,4 @@ def set_up(level: str, style: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("tornado.general").setLevel(logging.WARNING)  # a line for each request that is no HTTP

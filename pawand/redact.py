@@ -15,8 +15,13 @@ class Redactor:
     """Replaces exactly the secrets it was given; one of under MIN_CHARS is none."""
 
     def __init__(self, secrets: list[str]) -> None:
+        self._secrets: list[str] = []
+        self.learn(secrets)
+
+    def learn(self, secrets: list[str]) -> None:
+        """Replace these from now on too; what was once a secret stays one."""
         # The longest first, so that of two secrets that begin alike the whole one goes.
-        self._secrets = sorted((s for s in set(secrets) if len(s) >= MIN_CHARS), key=len, reverse=True)
+        self._secrets = sorted((s for s in {*self._secrets, *secrets} if len(s) >= MIN_CHARS), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._secrets)))
 
     def text(self, text: str) -> str:

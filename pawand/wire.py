@@ -5,7 +5,7 @@ Times are strings, UTC, `2026-04-14T12:00:00.123456Z`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -16,12 +16,27 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     message: str
     session_id: str | None = None
     model: str | None = None
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class SubmitRequest(Struct, frozen=True, kw_only=True):
+    message: str
+    model: str | None = None
 
 
 class CreateSessionRequest(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     model: str | None = None
     title: str | None = None
+
+
+Decision = Literal["allow", "allow_session", "deny"]
+
+
+class PermissionAnswer(Struct, frozen=True):
+    """What a user decides, and what the daemon says back."""
+
+    decision: Decision
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -80,6 +95,18 @@ class SessionCreated(Struct, frozen=True):
     session_id: str
 
 
+class Submitted(Struct, frozen=True, kw_only=True):
+    """`last_event_id` is the newest event before the turn: who follows from there misses nothing of it."""
+
+    session_id: str
+    turn_id: str
+    last_event_id: str
+
+
+class Cancelled(Struct, frozen=True):
+    cancelled: bool
+
+
 class SessionSummary(Struct, frozen=True, kw_only=True):
     id: str
     model: str
@@ -121,6 +148,7 @@ class SessionDetail(Struct, frozen=True, kw_only=True):
     messages: list[Message]
     title: str
     active_turn: str | None
+    last_event_id: str | None
 
 
 class Usage(Struct, frozen=True):
@@ -191,6 +219,24 @@ class ToolComplete(Event, frozen=True, kw_only=True):
     duration_ms: int
     result_preview: str
     id: str
+
+
+class PermissionRequest(Event, frozen=True, kw_only=True):
+    """A call that waits for a user's decision until `expires_at`; also a row of the list of pending ones."""
+
+    event: ClassVar[str] = "permission_request"
+    id: str
+    tool: str
+    summary: str
+    arguments: Any
+    expires_at: str
+
+
+class PermissionResolved(Event, frozen=True, kw_only=True):
+    event: ClassVar[str] = "permission_resolved"
+    id: str
+    decision: Decision
+    reason: str | UnsetType = UNSET
 
 
 class Retry(Event, frozen=True, kw_only=True):

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tornado.ioloop import IOLoop
+
+from tests import disk, harness
+from tests.fakes.openai_server import OpenAIServer
+
+# How long hypothesis takes to make its first example says nothing about us.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture
@@ -62,3 +70,22 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     return home
+
+
+@pytest.fixture
+def upstream() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def env(upstream: OpenAIServer) -> dict[str, str]:
+    """What a daemon in a process of its own needs to find the upstream."""
+    return {"OPENAI_API_URL": upstream.url, "OPENAI_API_KEY": harness.API_KEY, "PAWAN_MODEL": harness.MODEL,
+            "PAWAN_PROVIDER": "openai"}  # fmt: skip
+
+
+@pytest.fixture
+def small_disk() -> Iterator[disk.SmallDisk]:
+    with disk.mounted() as mounted:
+        yield mounted

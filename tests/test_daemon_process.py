@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,18 +57,6 @@ RUST_SESSION = """{
   "labels": [],
   "unknown_field": {"deep": [1, 2.5, null]}
 }"""
-
-
-@pytest.fixture
-def upstream() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def env(upstream: OpenAIServer) -> dict[str, str]:
-    return {"OPENAI_API_URL": upstream.url, "OPENAI_API_KEY": harness.API_KEY, "PAWAN_MODEL": harness.MODEL,
-            "PAWAN_PROVIDER": "openai"}  # fmt: skip
 
 
 def test_a_session_is_continued_after_a_restart(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
@@ -144,31 +130,6 @@ def test_without_a_key_it_starts_degraded_and_names_the_variable(tmp_path: Path)
         assert (status, answer["code"]) == (500, "provider")
         assert "NVIDIA_API_KEY" in answer["error"]
         assert "NVIDIA_API_KEY" in pawand.log_text()
-
-
-def test_sigterm_ends_a_running_turn_with_what_it_has(
-    tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]
-) -> None:
-    upstream.script = [fake.text(*"abcdefghij", pause=0.2)]
-    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
-        with subprocess.Popen(
-            ["curl", "-sN", f"{pawand.url}/chat/stream", "-H", "Content-Type: application/json", "-d",
-             '{"message": "go", "session_id": "cut"}'], stdout=subprocess.PIPE, text=True
-        ) as curl:  # fmt: skip
-            assert curl.stdout is not None
-            seen = ""
-            while '"content":"c"' not in seen:
-                seen += curl.stdout.readline()
-            pawand.process.send_signal(signal.SIGTERM)
-            seen += curl.stdout.read()
-        assert pawand.process.wait(10) == 0
-    events = harness.parse_events(seen.replace("\r\n", "\n"))
-    assert events[-1][0] == "error"
-    assert events[-1][1]["code"] == "shutdown"
-    stored = json.loads((tmp_path / "s" / "sessions" / "cut.json").read_text())["messages"]
-    assert stored[-1]["content"] == harness.tokens(events)
-    assert stored[-1]["interrupted"] is True
-    assert not (tmp_path / "s" / "run" / "pawand.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -287,7 +248,7 @@ def test_systemd_is_told(tmp_path: Path, env: dict[str, str]) -> None:
         sock.settimeout(10)
         with harness.serve(tmp_path / "w", tmp_path / "s", env={**env, "NOTIFY_SOCKET": address}):
             assert sock.recv(4096).startswith(b"READY=1\n")
-        assert sock.recv(4096) == b"STOPPING=1"
+        assert sock.recv(4096) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000"
 
 
 def test_both_loopbacks_answer(tmp_path: Path, env: dict[str, str]) -> None:

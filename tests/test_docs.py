@@ -54,7 +54,8 @@ def routes() -> list[str]:
     for pattern, handler in app.ROUTES:
         verbs = handler.verbs
         assert verbs, f"{pattern} answers nothing"
-        found += [f"{verb} {pattern.replace('([^/]*)', '{id}')}" for verb in verbs]
+        path = pattern.replace("([^/]*)", "{id}", 1).replace("([^/]*)", "{request_id}")
+        found += [f"{verb} {path}" for verb in verbs]
     return found
 
 

@@ -71,8 +71,7 @@ def test_the_model_dies_with_a_daemon_that_is_killed(tmp_path: Path) -> None:
         assert pawand.call("POST", "/chat", {"message": "hi"})[0] == 200
         child = children(pawand.process.pid)
         assert child
-        pawand.process.kill()
-        pawand.process.wait()
+        pawand.kill()
         subprocess.run(["timeout", "10", "tail", f"--pid={child[0]}", "-f", "/dev/null"], check=True)
 
 

@@ -1,7 +1,8 @@
 """The agent loop: ask the provider, run the tools it calls, ask again until it answers.
 
 It reads and appends to a Session and yields events; it knows neither HTTP nor the event log. Whatever ends it, the
-session holds what was said and done until then, with every tool call answered.
+session holds what was said and done until then, with every tool call answered. A Message that it yields is one that
+must survive a crash: the session holds it, or, for a tool's result, will hold it when all calls are through.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from msgspec import Struct
 
 from pawand import wire
 from pawand.agent import history, prompt
+from pawand.agent.approvals import Approvals
 from pawand.agent.permissions import Permissions
 from pawand.errors import EmptyAnswerError, ProviderError, ToolError
 from pawand.providers.base import CompletionRequest, Finish, Provider, Reasoning, Text
 from pawand.redact import Redactor
-from pawand.sessions.model import Message, Session
+from pawand.sessions.model import Message, Session, now, unfinished
 from pawand.tools.base import Outcome, Registry, ToolContext
 from pawand.tools.output import clean
 from pawand.wire import ToolCall, ToolResult
@@ -33,6 +35,7 @@ WRAP_UP = "You have used all your tool calls. Answer now, without tools: what is
 class AgentSettings(Struct, frozen=True, kw_only=True):
     max_iterations: int
     max_retries: int
+    permission_timeout_secs: float
     fallback_models: list[str]
     system_prompt: str | None
     tiny: bool
@@ -50,6 +53,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     model: str
 
 
+Item = wire.Event | Message
 Save = Callable[[], Awaitable[None]]
 
 
@@ -66,10 +70,10 @@ class Agent:
         self._redactor = redactor
 
     async def run(
-        self, session: Session, model: str, context: ToolContext, save: Save
-    ) -> AsyncGenerator[wire.Event | Finished, None]:
+        self, session: Session, model: str, context: ToolContext, approvals: Approvals, save: Save
+    ) -> AsyncGenerator[Item | Finished, None]:
         """Answer the session's last user message. Raises TurnError; `save` is awaited after each iteration."""
-        turn = _Turn(session, model, context)
+        turn = _Turn(session, model, context, approvals)
         turn.system = await prompt.build(context.workspace, base=self._settings.system_prompt, tiny=self._settings.tiny)
         while True:
             answer = _Answer()
@@ -95,7 +99,7 @@ class Agent:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def _ask(self, turn: _Turn, answer: _Answer, *, last: bool) -> AsyncGenerator[wire.Event, None]:
+    async def _ask(self, turn: _Turn, answer: _Answer, *, last: bool) -> AsyncGenerator[Item, None]:
         """One iteration's answer, stored in the session; an empty one is asked for once more."""
         for attempt in (1, 2):
             try:
@@ -111,7 +115,7 @@ class Agent:
             if attempt == 2:
                 raise EmptyAnswerError("the model answered nothing, twice; try again or choose another model")
         if answer.text.strip() or answer.tool_calls:
-            turn.session.append(Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls))
+            yield turn.session.append(Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls))
 
     async def _stream(self, turn: _Turn, answer: _Answer, *, last: bool) -> AsyncGenerator[wire.Event, None]:
         """The answer's events, with retries, and then fallback models, as long as nothing of it was seen."""
@@ -176,19 +180,18 @@ class Agent:
 
     # --- tools ------------------------------------------------------------------------------------
 
-    async def _run_tools(self, turn: _Turn, answer: _Answer) -> AsyncGenerator[wire.Event, None]:
+    async def _run_tools(self, turn: _Turn, answer: _Answer) -> AsyncGenerator[Item, None]:
         """Run the calls, read-only neighbours at once, and store one result for each, in the order of the calls."""
-        outcomes: dict[str, Outcome] = {}
+        results: dict[str, Message] = {}
         try:
             for batch in self._batches(answer.tool_calls):
-                async with aclosing(self._run_batch(turn, batch, outcomes)) as events:
+                async with aclosing(self._run_batch(turn, batch, results)) as events:
                     async for event in events:
                         yield event
         finally:
             for call in answer.tool_calls:
-                outcome = outcomes.get(call.id) or self._tools.failure(call, "interrupted before it finished")
-                turn.session.append(_result_message(outcome))
-            turn.tool_calls += len(outcomes)
+                turn.session.append(results.get(call.id) or unfinished(call))
+            turn.tool_calls += len(results)
 
     def _batches(self, calls: list[ToolCall]) -> list[list[ToolCall]]:
         batches: list[list[ToolCall]] = []
@@ -206,14 +209,14 @@ class Agent:
         return batches
 
     async def _run_batch(
-        self, turn: _Turn, batch: list[ToolCall], outcomes: dict[str, Outcome]
-    ) -> AsyncGenerator[wire.Event, None]:
-        """Events of all calls of the batch as they happen."""
-        events: asyncio.Queue[wire.Event | None] = asyncio.Queue()
+        self, turn: _Turn, batch: list[ToolCall], results: dict[str, Message]
+    ) -> AsyncGenerator[Item, None]:
+        """Events and results of all calls of the batch as they come."""
+        events: asyncio.Queue[Item | None] = asyncio.Queue()
 
         async def run_all() -> None:
             try:
-                await asyncio.gather(*(self._run_call(turn, call, outcomes, events.put_nowait) for call in batch))
+                await asyncio.gather(*(self._run_call(turn, call, results, events.put_nowait) for call in batch))
             finally:
                 events.put_nowait(None)
 
@@ -227,22 +230,25 @@ class Agent:
             await asyncio.wait([task])
 
     async def _run_call(
-        self, turn: _Turn, call: ToolCall, outcomes: dict[str, Outcome], emit: Callable[[wire.Event], None]
+        self, turn: _Turn, call: ToolCall, results: dict[str, Message], emit: Callable[[Item], None]
     ) -> None:
         def emit_output(text: str) -> None:
             emit(wire.ToolOutput(id=call.id, content=text))
 
-        refusal = self._permissions.refusal(call.name)
+        permission = self._permissions.of(call.name)
         try:
-            if refusal is not None:
-                raise ToolError(refusal)
+            if permission == "deny":
+                raise ToolError(f"{call.name} is denied by [permissions]. Go on without it or tell the user.")
             arguments = self._tools.parse(call)
+            if permission == "prompt":
+                await turn.approvals.ask(call, self._settings.permission_timeout_secs, emit)
         except ToolError as error:
             outcome = self._tools.failure(call, error.message)
         else:
             emit(wire.ToolStart(name=call.name, id=call.id, arguments=call.arguments, iteration=turn.iterations))
             outcome = await self._tools.run(call, arguments, turn.context, emit_output)
-        outcomes[call.id] = outcome
+        results[call.id] = _result_message(outcome)
+        emit(results[call.id])
         emit(
             wire.ToolComplete(
                 name=call.name,
@@ -257,10 +263,11 @@ class Agent:
 class _Turn:
     """What one run keeps between its iterations."""
 
-    def __init__(self, session: Session, model: str, context: ToolContext) -> None:
+    def __init__(self, session: Session, model: str, context: ToolContext, approvals: Approvals) -> None:
         self.session = session
         self.model = model
         self.context = context
+        self.approvals = approvals
         self.system = ""
         self.iterations = 0
         self.tool_calls = 0
@@ -301,7 +308,7 @@ class _Answer:
 
 def _result_message(outcome: Outcome) -> Message:
     result = ToolResult(tool_call_id=outcome.call.id, content=outcome.content, success=outcome.success)
-    return Message(role="tool", content=outcome.text, tool_result=result)
+    return Message(role="tool", content=outcome.text, tool_result=result, timestamp=now())
 
 
 def _delay(attempt: int, asked: float | None) -> float:

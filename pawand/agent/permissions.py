@@ -19,19 +19,6 @@ class Permissions:
     def of(self, tool: str) -> Permission:
         return max((_decide(rules, tool) for rules in self._layers), key=_STRICTNESS.index)
 
-    def refusal(self, tool: str) -> str | None:
-        """None where the tool may run, else what to tell the model."""
-        match self.of(tool):
-            case "allow":
-                return None
-            case "prompt":
-                return (
-                    f"{tool} needs the user's approval ([permissions] prompt), which this version cannot ask for, "
-                    "so it is denied. Go on without it or tell the user."
-                )
-            case "deny":
-                return f"{tool} is denied by [permissions]. Go on without it or tell the user."
-
 
 def _decide(rules: Mapping[str, Permission], tool: str) -> Permission:
     if tool in rules:

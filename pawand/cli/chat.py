@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
+from urllib.parse import quote
 
 import click
 
 from pawand.cli.common import Context, printable
+from pawand.client import Client, RefusedError
 from pawand.errors import PawandError
+
+_ANSWERS = {"y": "allow", "a": "allow_session", "n": "deny"}
 
 
 class TurnFailedError(PawandError):
@@ -25,11 +29,13 @@ class TurnFailedError(PawandError):
 def command(context: Context, message: str, session: str | None, model: str | None, as_json: bool) -> None:
     """Send MESSAGE to the agent and show its answer as it comes.
 
-    The answer goes to standard output, tool calls and the session's id to standard error.
+    The answer goes to standard output, tool calls and the session's id to standard error. Where a tool needs your
+    approval, you are asked in the terminal.
     """
+    client = context.client()
     body = {"message": message, "session_id": session, "model": model}
-    events = context.client().stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
-    show = _print_json if as_json else _Terminal().show
+    events = client.stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
+    show = _print_json if as_json else _Terminal(client).show
     terminal_event: tuple[str, dict[str, Any]] | None = None
     for event, id, data in events:
         show(event, id, data)
@@ -50,13 +56,17 @@ def _print_json(event: str, id: str, data: dict[str, Any]) -> None:
 
 
 class _Terminal:
-    """Tokens as they come; a line for each tool call."""
+    """Tokens as they come; a line for each tool call; a question for each approval."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._session = ""
         self._in_line = False
 
     def show(self, event: str, id: str, data: dict[str, Any]) -> None:
         match event:
+            case "start":
+                self._session = data["session_id"]
             case "token":
                 self._write(data["content"])
             case "tool_start":
@@ -65,6 +75,11 @@ class _Terminal:
                 mark = "✓" if data["success"] else "✗"
                 first = data["result_preview"].strip().partition("\n")[0]
                 self._note(f"{mark} {data['name']} {data['duration_ms']} ms  {first[:100]}")
+            case "permission_request":
+                self._ask(data)
+            case "permission_resolved":
+                if data.get("reason") == "expired":
+                    self._note("✗ denied: nobody answered in time")
             case "retry":
                 self._note(f"↻ {data['reason']}; again in {data['delay_ms'] / 1000:.1f} s")
             case "done":
@@ -73,6 +88,20 @@ class _Terminal:
                 self._note(f"session {data['session_id']}")
             case "error":
                 self._end_line()
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        """The first answer counts, whichever client it comes from."""
+        path = f"/sessions/{self._session}/permissions/{quote(str(request['id']), safe='')}"
+        self._note(f"? {request['summary']}")
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            self._note(f'  waits for approval: POST {path} {{"decision": "allow"}} (or allow_session, deny)')
+            return
+        question = "  Allow it? [y]es, [a]lways in this session, [n]o"
+        answer = click.prompt(question, type=click.Choice(list(_ANSWERS)), show_choices=False, err=True)
+        try:
+            self._client.post(path, {"decision": _ANSWERS[answer]})
+        except RefusedError as error:
+            self._note(f"  {error.message}")
 
     def _write(self, text: str) -> None:
         text = printable(text)

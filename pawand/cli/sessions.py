@@ -93,7 +93,8 @@ def _show(context: Context, id: str) -> dict[str, Any]:
 
     from pawand.sessions import view
 
-    found: dict[str, Any] = msgspec.to_builtins(view.detail(_store().load(id), active_turn=None))
+    detail = view.detail(_store().load(id), active_turn=None, last_event_id=None)
+    found: dict[str, Any] = msgspec.to_builtins(detail)
     return found
 
 

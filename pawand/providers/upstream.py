@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_KEYS = (
+    "first_event_timeout_secs",
+    "max_tokens",
+    "reasoning_mode",
+    "stall_timeout_secs",
+    "temperature",
+    "top_p",
+)
+
 
 class Upstream:
     """A Provider. Importing the SDK (0.5 s) and starting the embedded model happen off the event loop, once."""
@@ -32,6 +41,8 @@ class Upstream:
         self._opening = asyncio.Lock()
         self._client: OpenAIChat | None = None
         self._server: local.LocalServer | None = None
+        self._streams = 0
+        self._retired = False
 
     @property
     def fault(self) -> str | None:
@@ -53,16 +64,35 @@ class Upstream:
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
         if self.fault is not None:
             raise ProviderError(self.fault)
-        client = await self._open()
-        async with aclosing(client.stream(request)) as items:
-            async for item in items:
-                yield item
+        self._streams += 1
+        try:
+            client = await self._open()
+            async with aclosing(client.stream(request)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            self._streams -= 1
+            if self._retired and self._streams == 0:
+                await self.aclose()
+
+    def fits(self, choice: Choice, config: Config) -> bool:
+        """Whether a provider for these settings would be the same as this one."""
+        return choice == self._choice and all(getattr(config, key) == getattr(self._config, key) for key in _KEYS)
+
+    async def retire(self) -> None:
+        """Close when no answer is under way any more; a turn that still asks opens it for that once more."""
+        self._retired = True
+        if self._streams == 0:
+            await self.aclose()
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-        if self._server is not None:
-            await self._server.aclose()
+        async with self._opening:
+            client, self._client = self._client, None
+            server, self._server = self._server, None
+            if client is not None:
+                await client.aclose()
+            if server is not None:
+                await server.aclose()
 
     async def _open(self) -> OpenAIChat:
         async with self._opening:

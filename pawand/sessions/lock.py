@@ -18,7 +18,7 @@ def acquire(file: Path, what: str) -> int:
     """
     try:
         paths.private_dir(file.parent)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StartError(f"{what} cannot be used: {error.strerror}") from error
     try:
@@ -31,6 +31,5 @@ def acquire(file: Path, what: str) -> int:
             "stop it, or set PAWAND_STATE_DIR to another folder"
         ) from error
     with contextlib.suppress(OSError):  # a full disk keeps nobody from reading
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        file.write_text(str(os.getpid()))  # not held open for writing: the disk may be made read-only meanwhile
     return descriptor

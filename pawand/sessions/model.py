@@ -62,12 +62,12 @@ class Session:
 
     @classmethod
     def new(cls, id: str, model: str, *, title: str | None = None, pinned_model: str | None = None) -> Session:
-        now = file_time(datetime.now(UTC))
+        created = now()
         doc: dict[str, Any] = {
             "id": id,
             "model": model,
-            "created_at": now,
-            "updated_at": now,
+            "created_at": created,
+            "updated_at": created,
             "messages": [],
             "total_tokens": 0,
             "iteration_count": 0,
@@ -135,15 +135,16 @@ class Session:
         self._doc["iteration_count"] = (count if isinstance(count, int) else 0) + 1
         self._doc["total_tokens"] = total_tokens
 
-    def append(self, message: Message) -> None:
-        """Add a message, stamped with the current time."""
-        now = file_time(datetime.now(UTC))
-        message = msgspec.structs.replace(message, timestamp=now)
+    def append(self, message: Message) -> Message:
+        """Add a message, stamped with the current time unless it has one, and return it as it is kept."""
+        if message.timestamp is None:
+            message = msgspec.structs.replace(message, timestamp=now())
         self._messages.append(message)
         document = msgspec.to_builtins(message)
         document.setdefault("tool_calls", [])  # always written by the Rust program
         self._doc["messages"].append(document)
-        self._doc["updated_at"] = now
+        self._doc["updated_at"] = message.timestamp
+        return message
 
     def summary(self) -> Summary:
         return Summary(
@@ -154,6 +155,13 @@ class Session:
             message_count=len(self._messages),
             title=self.title,
         )
+
+
+def unfinished(call: ToolCall) -> Message:
+    """The result of a call that was cut off: every call has one, whatever happened."""
+    content = {"error": "interrupted before it finished; its effects are unknown", "tool": call.name}
+    result = ToolResult(tool_call_id=call.id, content=content, success=False)
+    return Message(role="tool", content=msgspec.json.encode(content).decode(), tool_result=result)
 
 
 def new_id() -> str:
@@ -188,6 +196,10 @@ def parse_time(text: str) -> datetime:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError(f"time out of range: {text}") from error
+
+
+def now() -> str:
+    return file_time(datetime.now(UTC))
 
 
 def file_time(time: datetime) -> str:

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from pawand.errors import ConflictError, NotFoundError, StorageError, UnavailableError
-from pawand.sessions import lock
+from pawand.sessions import journal, lock
+from pawand.sessions.journal import Journal
 from pawand.sessions.model import Session, Summary, check_id, is_id
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class SessionStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._summaries: dict[str, _Row] = {}
+        self._journals: set[str] = set()
+        """Sessions whose journal a turn is writing."""
         self._listing = threading.Lock()
         self._lock: int | None = None
 
@@ -51,13 +54,19 @@ class SessionStore:
     # --- ownership --------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Become the owner and sweep what a crash left. Raises StartError naming who holds the store."""
+        """Become the owner, sweep what a crash left, and put what it cut off into the sessions.
+
+        Raises StartError naming who holds the store.
+        """
         self._lock = lock.acquire(self._folder / ".lock", f"the session store {self._folder}")
         with contextlib.suppress(OSError):
             self._folder.chmod(0o700)  # another program may have made it for all to read
         for leftover in self._folder.glob(f"{_TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()
+        for left in sorted(self._folder.glob(f"*{journal.SUFFIX}")):
+            if is_id(left.stem):
+                self._recover(left.stem)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -79,13 +88,21 @@ class SessionStore:
     # --- one session ------------------------------------------------------------------------------
 
     def load(self, id: str) -> Session:
-        """Raises NotFoundError, its subclass DamagedError, or StorageError."""
+        """The session with all that readers saw of turns that have ended, however they ended.
+
+        Raises NotFoundError, its subclass DamagedError, or StorageError.
+        """
         check_id(id)
         try:
-            return self._read(id)
+            session = self._read(id)
         except DamagedError:
             time.sleep(RETRY_READ_SECS)
-            return self._read(id)
+            session = self._read(id)
+        try:
+            self._fold(session)
+        except (OSError, ValueError) as error:
+            log.warning("the journal of session %s cannot be read: %s", id, error)
+        return session
 
     def load_or_none(self, id: str) -> Session | None:
         """For whoever is about to write: None where there is no session, a damaged file moved aside.
@@ -126,16 +143,76 @@ class SessionStore:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
 
+    def open_journal(self, session: Session) -> Journal:
+        """Begin the journal of the turn whose user message was saved last. Raises StorageError."""
+        self._journals.add(session.id)
+        try:
+            return Journal(self._journal_path(session.id), session)
+        except StorageError:
+            self._journals.discard(session.id)
+            raise
+
+    def settle(self, session: Session, made: Journal | None) -> None:
+        """The last save of a turn, which makes its journal needless. Raises StorageError; then the journal stays."""
+        try:
+            self.save(session)
+        except StorageError:
+            self._close_journal(session.id, made)
+            raise
+        self._close_journal(session.id, made)
+        self._journal_path(session.id).unlink(missing_ok=True)
+
     def delete(self, id: str) -> None:
         """Raises NotFoundError; a damaged file counts as there."""
         check_id(id)
         try:
             self._path(id).unlink()
+            self._journal_path(id).unlink(missing_ok=True)
             self._sync_folder()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise NotFoundError(f"no session {id}") from error
         except OSError as error:
             raise StorageError(f"session {id} could not be deleted: {error.strerror}") from error
+
+    # --- what a turn left behind ------------------------------------------------------------------
+
+    def _close_journal(self, id: str, made: Journal | None) -> None:
+        if made is not None:
+            made.close()
+        self._journals.discard(id)
+
+    def _fold(self, session: Session) -> bool:
+        """Add what a journal holds that no turn is writing; whether there was something. Raises OSError, ValueError."""
+        if session.id in self._journals:
+            return False
+        try:
+            data = _read_file(self._journal_path(session.id))
+        except FileNotFoundError:
+            return False
+        # A turn that began meanwhile has its own journal there by now.
+        return session.id not in self._journals and journal.fold(session, data)
+
+    def _recover(self, id: str) -> None:
+        """Put a journal into its session for good. One whose session was deleted goes too; one that fails is kept."""
+        path = self._journal_path(id)
+        try:
+            try:
+                session = self._read(id)
+                if self._fold(session):
+                    self.save(session)
+                    log.info("session %s: recovered what its last turn had said and done", id)
+            except ValueError as error:
+                aside = path.rename(_aside(path))
+                log.warning("the journal of session %s cannot be read: %s; moved aside to %s", id, error, aside.name)
+            else:
+                path.unlink()
+        except NotFoundError as error:
+            if isinstance(error, DamagedError):
+                log.warning("the last turn of session %s stays in %s: %s", id, path.name, error)
+            else:
+                path.unlink(missing_ok=True)
+        except (StorageError, OSError) as error:
+            log.warning("the last turn of session %s is not recovered yet: %s", id, error)
 
     # --- all of them ------------------------------------------------------------------------------
 
@@ -182,23 +259,17 @@ class SessionStore:
     def _path(self, id: str) -> Path:
         return self._folder / f"{id}{_SUFFIX}"
 
+    def _journal_path(self, id: str) -> Path:
+        return self._folder / f"{id}{journal.SUFFIX}"
+
     def _read(self, id: str) -> Session:
         try:
-            descriptor = os.open(self._path(id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            data = _read_file(self._path(id))
         except FileNotFoundError as error:
             raise NotFoundError(f"no session {id}") from error
         except OSError as error:
             kind = DamagedError if error.errno in _NOT_A_FILE else StorageError
             raise kind(f"session {id} cannot be read: {error.strerror}") from error
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DamagedError(f"session {id} cannot be read: it is not a file")
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read()
-        except OSError as error:
-            raise StorageError(f"session {id} cannot be read: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
         try:
             return Session.decode(id, data)
         except ValueError as error:
@@ -206,7 +277,7 @@ class SessionStore:
 
     def _move_aside(self, id: str, error: DamagedError) -> None:
         path = self._path(id)
-        aside = path.with_name(f"{path.name}.corrupt-{int(time.time())}")
+        aside = _aside(path)
         try:
             age = time.time() - path.lstat().st_mtime
             if abs(age) < SETTLED_SECS:  # a clock that was set back does not keep it here for ever
@@ -214,6 +285,8 @@ class SessionStore:
                     f"{error}; it may be being written, try again in a moment", int(SETTLED_SECS)
                 ) from error
             path.rename(aside)
+            with contextlib.suppress(FileNotFoundError):
+                self._journal_path(id).rename(_aside(self._journal_path(id)))
         except OSError as failure:
             raise StorageError(f"{error}, nor moved aside: {failure.strerror}") from failure
         log.warning("%s; moved aside to %s", error, aside.name)
@@ -224,3 +297,19 @@ class SessionStore:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _read_file(path: Path) -> bytes:
+    """Raises OSError, with one of `_NOT_A_FILE` for what is none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENXIO, "it is not a file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.corrupt-{int(time.time())}")

@@ -20,7 +20,7 @@ def summary(row: Summary, *, active: bool) -> wire.SessionSummary:
     )
 
 
-def detail(session: Session, *, active_turn: str | None) -> wire.SessionDetail:
+def detail(session: Session, *, active_turn: str | None, last_event_id: str | None) -> wire.SessionDetail:
     return wire.SessionDetail(
         id=session.id,
         model=session.model,
@@ -29,6 +29,7 @@ def detail(session: Session, *, active_turn: str | None) -> wire.SessionDetail:
         messages=[_message(message, wire_time(session.updated_at)) for message in session.messages],
         title=session.title,
         active_turn=active_turn,
+        last_event_id=last_event_id,
     )
 
 

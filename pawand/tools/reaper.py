@@ -8,7 +8,7 @@ import signal
 
 from pawand.tools import supervisor
 
-TERM_GRACE_SECS = 2.0
+TERM_GRACE_SECS = 0.5  # a cancelled turn promises that its tools are dead within a second
 PIPE_SECS = 1.0
 
 
@@ -59,7 +59,7 @@ async def _end_supervisor(process: asyncio.subprocess.Process) -> None:
     """TERM, which the supervisor passes on to its whole tree, with KILL after its own grace."""
     if process.returncode is None:
         supervisor.signal_all([process.pid], signal.SIGTERM)
-        await _wait(process, TERM_GRACE_SECS + 0.5)
+        await _wait(process, supervisor.GRACE_SECS + 0.3)
     if process.returncode is None:
         supervisor.signal_all([process.pid, *await _below(process)], signal.SIGKILL)
         await process.wait()

@@ -13,7 +13,7 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_SECS = 2.0
+GRACE_SECS = 0.5
 
 
 def children(pid: int) -> list[int]:

@@ -39,26 +39,37 @@ class EventLog:
     def followed(self) -> bool:
         return bool(self._cursors)
 
-    def append(self, event: Event) -> int:
-        """Add an event and return its number."""
+    def append(self, event: Event, keep: Callable[[bytes], None] | None = None) -> int:
+        """Add an event and return its number. `keep` gets the frame before any reader, and can refuse it by raising."""
         number = self.last + 1
-        frame = b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (
-            self.epoch.encode(),
-            number,
-            event.event.encode(),
-            _encode(event),
-        )
+        frame = self.frame(event, number)
+        if keep is not None:
+            keep(frame)
         self._frames.append(frame)
         self._size += len(frame)
         if self._size > self._ring_bytes and len(self._frames) > 1:
             self._evict()
-        self._wake()
+        self.wake()
         return number
+
+    def frame(self, event: Event, number: int) -> bytes:
+        """An event as it goes over the wire. One that was never appended may carry the number of one that was."""
+        name, data = event.event.encode(), _encode(event)
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.id_of(number).encode(), name, data)
+
+    def id_of(self, number: int) -> str:
+        return f"{self.epoch}-{number}"
 
     def close(self) -> None:
         """No event will follow: readers take what is left and end."""
         self.closed = True
-        self._wake()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every reader look again."""
+        waiting, self._waiting = self._waiting, set()
+        for cursor in waiting:
+            cursor.wake()
 
     def position(self, last_event_id: str) -> int | None:
         """The number of the first event after `last_event_id`; None where the answer is a resync."""
@@ -92,11 +103,6 @@ class EventLog:
     def drop(self, cursor: Cursor) -> None:
         self._cursors.discard(cursor)
         self._waiting.discard(cursor)
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for cursor in waiting:
-            cursor.wake()
 
     def _evict(self) -> None:
         while self._size > self._ring_bytes and len(self._frames) > 1:

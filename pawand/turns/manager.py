@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 from msgspec import Struct
 
-from pawand.config import Limits
+from pawand import wire
+from pawand.agent.approvals import Approvals
 from pawand.errors import (
     BadRequestError,
     BusyError,
@@ -17,11 +18,11 @@ from pawand.errors import (
     ShutdownError,
     UnavailableError,
 )
-from pawand.providers.base import Provider
 from pawand.sessions.model import Session, check_id, new_id
 from pawand.sessions.store import SessionStore
-from pawand.tools.base import ToolContext
+from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
+from pawand.turns.submissions import Submission, Submissions
 from pawand.turns.turn import Bench, Turn
 
 BUSY_RETRY_SECS = 5
@@ -31,9 +32,11 @@ MAX_MODEL_CHARS = 256
 class _Slot:
     """What the daemon keeps of a session while it is in use."""
 
-    def __init__(self, event_log: EventLog, context: ToolContext) -> None:
+    def __init__(self, event_log: EventLog, approvals: Approvals) -> None:
         self.log = event_log
-        self.context = context
+        self.approvals = approvals
+        self.seen: dict[str, Stamp] = {}
+        """The files that the session's model has read or written."""
         self.order = asyncio.Lock()
         """Held by whoever changes the session; it is given in the order in which it was asked for."""
         self.turns: list[Turn] = []
@@ -48,30 +51,35 @@ class Followed(Struct, frozen=True):
     running_from: int | None
 
 
+class Seen(Struct, frozen=True):
+    """A session as it was at one moment of its log.
+
+    All events up to `last_event_id` are in it; of the turn that runs, which begins after them, some may be.
+    """
+
+    session: Session
+    active_turn: str | None
+    last_event_id: str | None
+
+
 class TurnManager:
     """The only door to sessions that change. `new_context` makes what a session's tools work with."""
 
-    def __init__(
-        self,
-        bench: Bench,
-        provider: Provider,
-        limits: Limits,
-        new_context: Callable[[str], ToolContext],
-        forget_context: Callable[[str], None],
-    ) -> None:
-        self._bench = bench
-        self._provider = provider
-        self._limits = limits
-        self._new_context = new_context
+    def __init__(self, bench: Bench, forget_context: Callable[[str], None]) -> None:
+        self.bench = bench
+        """Of the turns that begin from now on."""
+        self.stopping = False
         self._forget_context = forget_context
         self._slots: dict[str, _Slot] = {}
-        self._places = asyncio.Semaphore(limits.turns)
+        self._granted: dict[str, Approvals] = {}
+        """Of sessions without a slot: what a user allowed for the whole session outlives it."""
+        self._submissions = Submissions()
+        self._places = asyncio.Semaphore(bench.limits.turns)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
 
     @property
     def store(self) -> SessionStore:
-        return self._bench.store
+        return self.bench.store
 
     @property
     def active_turns(self) -> int:
@@ -82,23 +90,44 @@ class TurnManager:
         slot = self._slots.get(session_id)
         return slot.turns[0].id if slot and slot.turns else None
 
-    def submit(self, session_id: str | None, message: str, model: str | None) -> Turn:
-        """Queue a message. Raises BadRequestError, BusyError or UnavailableError, and then nothing was saved."""
-        if not message.strip():
-            raise BadRequestError("`message` is blank: write what the agent should do")
-        session_id = new_id() if session_id is None else check_id(session_id)
-        model = self._checked_model(model)
+    def submit(self, submission: Submission, key: str | None = None) -> Turn:
+        """Queue a message, or find the turn of the one that was sent before under the same idempotency key.
+
+        Raises BadRequestError, ConflictError, BusyError or UnavailableError, and then nothing was saved.
+        """
+        known = self.known(submission, key)
+        if known is not None:
+            return known
+        session_id = submission.session_id or new_id()
+        model = self._checked_model(submission.model)
         self._check_open()
         slot = self._slot(session_id)
-        if len(slot.turns) > self._limits.queued_per_session:
+        if len(slot.turns) > self.bench.limits.queued_per_session:
             raise BusyError(f"session {session_id} has {len(slot.turns) - 1} messages waiting already", BUSY_RETRY_SECS)
-        turn = Turn(session_id, message, model, slot.log)
+        turn = Turn(
+            session_id,
+            submission.message,
+            model,
+            slot.log,
+            cancel_on_disconnect=submission.cancel_on_disconnect,
+        )
+        if key is not None:
+            self._submissions.keep(key, submission, turn)
         slot.turns.append(turn)
         task = asyncio.create_task(self._run(slot, turn), name=f"turn {turn.id}")
         turn.launched(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return turn
+
+    def known(self, submission: Submission, key: str | None) -> Turn | None:
+        """The turn of a message that was sent before. Raises BadRequestError or ConflictError."""
+        if not submission.message.strip():
+            raise BadRequestError("`message` is blank: write what the agent should do")
+        if submission.session_id is not None:
+            check_id(submission.session_id)
+        self._checked_model(submission.model)
+        return None if key is None else self._submissions.find(key, submission)
 
     async def create(self, session_id: str | None, model: str | None, title: str | None) -> str:
         """Store an empty session and return its id.
@@ -110,11 +139,33 @@ class TurnManager:
         self._check_open()
         if self.active_turn(session_id) is not None:
             raise ConflictError(f"session {session_id} exists already")
-        title = None if title is None else self._bench.redactor.text(title)
-        session = Session.new(session_id, model or self._bench.default_model, title=title, pinned_model=model)
+        title = None if title is None else self.bench.redactor.text(title)
+        session = Session.new(session_id, model or self.bench.default_model, title=title, pinned_model=model)
         async with self._alone(session_id):
             await asyncio.to_thread(self.store.create, session)
         return session_id
+
+    async def cancel(self, session_id: str, *, waiting_too: bool) -> bool:
+        """End the running turn of a session, and those that wait behind it; whether one was cancelled.
+
+        Returns when they have ended: upstream closed, tools dead, what they had saved.
+        """
+        slot = self._slots.get(session_id)
+        turns = [] if slot is None else slot.turns[:] if waiting_too else slot.turns[:1]
+        for turn in turns:
+            turn.stop(CancelledTurnError("the turn was cancelled; what was said and done until then is saved"))
+        for turn in turns:
+            await turn.wait()
+        return any(isinstance(turn.error, CancelledTurnError) for turn in turns)
+
+    def pending_approvals(self, session_id: str) -> list[wire.PermissionRequest]:
+        slot = self._slots.get(session_id)
+        return [] if slot is None else slot.approvals.pending
+
+    def answer_approval(self, session_id: str, request_id: str, decision: wire.Decision) -> None:
+        """Raises NotFoundError for a request that is not pending."""
+        slot = self._slots.get(session_id)
+        (Approvals() if slot is None else slot.approvals).answer(request_id, decision)
 
     async def delete(self, session_id: str) -> None:
         """Cancel its turns, running and queued, and remove it. Raises NotFoundError."""
@@ -125,24 +176,37 @@ class TurnManager:
         async with self._alone(session_id) as slot:
             await asyncio.to_thread(self.store.delete, session_id)
             await asyncio.to_thread(self._forget_context, session_id)
+            self._submissions.forget(session_id)
+            slot.approvals, slot.seen = Approvals(), {}
             if not slot.turns:
                 slot.log.close()
                 self._slots.pop(session_id, None)
 
+    async def look_at(self, session_id: str) -> Seen:
+        """Raises BadRequestError, NotFoundError or StorageError."""
+        while True:
+            before = self._moment(session_id)
+            session = await asyncio.to_thread(self.store.load, session_id)
+            if self._moment(session_id) == before:  # else a turn began or ended while the file was read
+                return Seen(session, *before)
+
     def follow(self, session_id: str) -> Followed:
-        """The log of an existing session (the caller has checked that it exists). Raises UnavailableError."""
-        self._check_open()
+        """The log of an existing session (the caller has checked that it exists)."""
         slot = self._slot(session_id)
         running = next((turn.first for turn in slot.turns), None)
         self._let_go_later(session_id, slot)
         return Followed(slot.log, running)
 
-    async def shutdown(self) -> None:
-        """Refuse new turns, end the running ones with what they have saved, close every log."""
-        self._stopping = True
+    async def shutdown(self, grace_secs: float = 0.0) -> None:
+        """Refuse new turns, give the others some time, end those that are left with what they have saved."""
+        self.stopping = True
+        for slot in self._slots.values():
+            slot.log.wake()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_secs)
         for slot in self._slots.values():
             for turn in slot.turns:
-                turn.stop(ShutdownError("pawand was stopped; send the message again when it is back"))
+                turn.stop(ShutdownError("pawand was stopped; what was said and done until then is saved"))
         if self._tasks:
             await asyncio.wait(self._tasks)
         for slot in self._slots.values():
@@ -152,6 +216,15 @@ class TurnManager:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _moment(self, session_id: str) -> tuple[str | None, str | None]:
+        """The turn that runs, and the last event before it."""
+        slot = self._slots.get(session_id)
+        if slot is None:
+            return None, None
+        turn = slot.turns[0] if slot.turns else None
+        before = slot.log.last if turn is None or turn.first is None else turn.first - 1
+        return turn.id if turn else None, slot.log.id_of(before)
+
     def _checked_model(self, model: str | None) -> str | None:
         if model is None:
             return None
@@ -160,20 +233,21 @@ class TurnManager:
                 f"`model` must be the name of a model, of at most {MAX_MODEL_CHARS} characters: "
                 "leave it out to use the configured one"
             )
-        refusal = self._provider.accepts_model(model)
+        refusal = self.bench.provider.accepts_model(model)
         if refusal:
             raise BadRequestError(refusal)
-        return self._bench.redactor.text(model)
+        return self.bench.redactor.text(model)
 
     def _check_open(self) -> None:
-        if self._stopping:
+        """Raises UnavailableError while the daemon stops."""
+        if self.stopping:
             raise UnavailableError("pawand is shutting down", BUSY_RETRY_SECS)
 
     def _slot(self, session_id: str) -> _Slot:
         slot = self._slots.get(session_id)
         if slot is None:
-            event_log = EventLog(self._limits.ring_bytes)
-            slot = self._slots[session_id] = _Slot(event_log, self._new_context(session_id))
+            approvals = self._granted.pop(session_id) if session_id in self._granted else Approvals()
+            slot = self._slots[session_id] = _Slot(EventLog(self.bench.limits.ring_bytes), approvals)
         if slot.idle is not None:
             slot.idle.cancel()
             slot.idle = None
@@ -193,23 +267,22 @@ class TurnManager:
                     return
 
     async def _run(self, slot: _Slot, turn: Turn) -> None:
-        try:
-            async with slot.order:
+        async with slot.order:
+            with contextlib.suppress(asyncio.CancelledError):  # only Turn.stop cancels
                 if turn.take_floor():
                     async with self._places:
-                        await turn.run(self._bench, slot.context)
-        except asyncio.CancelledError:
-            pass  # only Turn.stop cancels; what is left to do is below
-        finally:
-            turn.abandon(self._bench)
+                        context = self.bench.new_context(turn.session_id, slot.seen)
+                        await turn.run(self.bench, context, slot.approvals)
+            if not turn.ended:
+                await turn.abandon(self.bench)
             slot.turns.remove(turn)
-            self._let_go_later(turn.session_id, slot)
+        self._let_go_later(turn.session_id, slot)
 
     def _let_go_if_unused(self, session_id: str, slot: _Slot) -> None:
         """At once where nothing was ever said in it; an id that anybody can make up must cost nothing."""
         unused = slot.log.last == 0 and not slot.turns and not slot.log.followed
-        if unused and self._slots.get(session_id) is slot:
-            del self._slots[session_id]
+        if unused:
+            self._forget(session_id, slot)
         else:
             self._let_go_later(session_id, slot)
 
@@ -218,10 +291,16 @@ class TurnManager:
         if slot.idle is not None:
             slot.idle.cancel()
         loop = asyncio.get_running_loop()
-        slot.idle = loop.call_later(self._limits.log_idle_secs, self._let_go, session_id, slot)
+        slot.idle = loop.call_later(self.bench.limits.log_idle_secs, self._let_go, session_id, slot)
 
     def _let_go(self, session_id: str, slot: _Slot) -> None:
         if slot.turns or slot.log.followed or slot.order.locked():
             self._let_go_later(session_id, slot)
-        elif self._slots.get(session_id) is slot:
+        else:
+            self._forget(session_id, slot)
+
+    def _forget(self, session_id: str, slot: _Slot) -> None:
+        if self._slots.get(session_id) is slot:
             del self._slots[session_id]
+            if slot.approvals.granted:
+                self._granted[session_id] = slot.approvals

@@ -6,19 +6,32 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import aclosing
 
 from msgspec import Struct
 
 from pawand import wire
+from pawand.agent.approvals import Approvals
 from pawand.agent.loop import Agent, Finished
 from pawand.aio import uninterrupted
-from pawand.errors import CancelledTurnError, PawandError, StorageError, TurnError, TurnTimeoutError
+from pawand.config import Limits
+from pawand.errors import (
+    CancelledTurnError,
+    PawandError,
+    ShutdownError,
+    StorageError,
+    TurnError,
+    TurnTimeoutError,
+)
+from pawand.providers.base import Provider
 from pawand.redact import Redactor
+from pawand.sessions.journal import Journal
 from pawand.sessions.model import Message, Session
 from pawand.sessions.store import SessionStore
 from pawand.tools.base import ToolContext
 from pawand.tools.output import clean
+from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
 
 log = logging.getLogger(__name__)
@@ -27,11 +40,15 @@ _CODES = frozenset({"provider", "empty_answer", "cancelled", "timeout", "shutdow
 
 
 class Bench(Struct, frozen=True, kw_only=True):
-    """What every turn of a daemon works with."""
+    """What every turn of a daemon works with; replaced as a whole when the settings are read again."""
 
     agent: Agent
+    provider: Provider
     store: SessionStore
     redactor: Redactor
+    limits: Limits
+    new_context: Callable[[str, dict[str, Stamp]], ToolContext]
+    """From a session's id and the files that its model has seen."""
     default_model: str
     timeout_secs: float
 
@@ -39,7 +56,15 @@ class Bench(Struct, frozen=True, kw_only=True):
 class Turn:
     """A submitted message and what becomes of it. `outcome` is set when `wait` returns."""
 
-    def __init__(self, session_id: str, message: str, model: str | None, event_log: EventLog) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        message: str,
+        model: str | None,
+        event_log: EventLog,
+        *,
+        cancel_on_disconnect: bool = False,
+    ) -> None:
         self.id = str(uuid.uuid4())
         self.session_id = session_id
         self.log = event_log
@@ -56,6 +81,10 @@ class Turn:
         """The user's message is on disk."""
         self._message = message
         self._asked_model = model
+        self._cancel_on_disconnect = cancel_on_disconnect
+        self._clients = 0
+        self._session: Session | None = None
+        self._journal: Journal | None = None
         self._ended = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._has_floor = False
@@ -73,6 +102,16 @@ class Turn:
     def launched(self, task: asyncio.Task[None]) -> None:
         self._task = task
 
+    def join(self) -> None:
+        """A client waits for this turn."""
+        self._clients += 1
+
+    def leave(self) -> None:
+        """A client has gone; some turns end with their last one."""
+        self._clients -= 1
+        if self._cancel_on_disconnect and self._clients == 0:
+            self.stop(CancelledTurnError("the client went away, and it had asked to cancel the turn then"))
+
     def take_floor(self) -> bool:
         """The turn is the session's only one now; False where it was stopped while it waited."""
         self._has_floor = True
@@ -86,15 +125,14 @@ class Turn:
             if self._has_floor and self._task is not None:
                 self._task.cancel()
 
-    async def run(self, bench: Bench, context: ToolContext) -> None:
+    async def run(self, bench: Bench, context: ToolContext, approvals: Approvals) -> None:
         """Never raises: every failure becomes the turn's `error` event."""
-        session: Session | None = None
         error: PawandError | None = None
         try:
             async with asyncio.timeout(bench.timeout_secs):
                 session = await self._begin(bench)
-                finished = await self._work(bench, session, context)
-                await _save(bench.store, session)
+                finished = await self._work(bench, session, context, approvals)
+                await self._settle(bench, session)
             self._succeed(finished)
         except TimeoutError:
             error = TurnTimeoutError(f"the turn took more than {bench.timeout_secs:g} s (turn_timeout_secs)")
@@ -107,15 +145,20 @@ class Turn:
             error = PawandError("internal error; the daemon's log has the details")
         self._has_floor = False  # nothing interrupts the end
         if error is not None:
-            await self._fail(bench, session, error)
+            await self._fail(bench, error)
         self._ended.set()
 
-    def abandon(self, bench: Bench) -> None:
-        """End a turn that never ran."""
-        if not self.ended:
-            reason = self._stop_reason or CancelledTurnError("the turn was cancelled")
-            self._append_failure(bench, reason, bench.default_model)
-            self._ended.set()
+    async def abandon(self, bench: Bench) -> None:
+        """End a turn that never ran. Where the daemon stops, its message is saved: it may have been accepted."""
+        self._has_floor = False
+        reason = self._stop_reason or CancelledTurnError("the turn was cancelled")
+        if isinstance(reason, ShutdownError):
+            try:
+                await self._begin(bench)
+            except PawandError as failure:
+                log.warning("session %s: a message that waited is not saved: %s", self.session_id, failure)
+        await self._fail(bench, reason)
+        self._ended.set()
 
     async def _begin(self, bench: Bench) -> Session:
         """Load or make the session, put the user's message on disk, and announce the turn."""
@@ -127,27 +170,37 @@ class Turn:
             session.set_model(self._asked_model or session.pinned_model or bench.default_model)
             session.append(message)
             bench.store.save(session)
+            self.stored = True
+            self._session = session
+            self._journal = bench.store.open_journal(session)
             return session
 
         session = await uninterrupted(asyncio.to_thread(store_message))
-        self.stored = True
         self._start(session.model)
         return session
 
-    async def _work(self, bench: Bench, session: Session, context: ToolContext) -> Finished:
-        run = bench.agent.run(session, session.model, context, lambda: _save(bench.store, session))
+    async def _work(self, bench: Bench, session: Session, context: ToolContext, approvals: Approvals) -> Finished:
+        assert self._journal is not None
+        run = bench.agent.run(session, session.model, context, approvals, lambda: _save(bench.store, session))
         finished: Finished | None = None
         async with aclosing(run) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     finished = event
+                elif isinstance(event, Message):
+                    self._journal.message(event)
                 else:
                     if self._first_token is None and isinstance(event, wire.Token | wire.Thinking):
                         self._first_token = time.monotonic()
-                    self.log.append(event)
+                    self.log.append(event, self._journal.write)
         assert finished is not None
         session.set_model(finished.model)
         return finished
+
+    async def _settle(self, bench: Bench, session: Session) -> None:
+        """The last save; a journal that it did not make needless stays for the next load."""
+        journal, self._journal = self._journal, None
+        await uninterrupted(asyncio.to_thread(bench.store.settle, session, journal))
 
     def _start(self, model: str) -> None:
         start = wire.Start(session_id=self.session_id, turn_id=self.id, model=model)
@@ -178,10 +231,11 @@ class Turn:
             time.monotonic() - self._created,
         )
 
-    async def _fail(self, bench: Bench, session: Session | None, error: PawandError) -> None:
+    async def _fail(self, bench: Bench, error: PawandError) -> None:
+        session = self._session
         if session is not None:
             try:
-                await _save(bench.store, session)
+                await self._settle(bench, session)
             except StorageError as failure:
                 log.warning("session %s: %s", self.session_id, failure)
             except Exception:  # the error that is reported is the first one

@@ -5,9 +5,16 @@ from __future__ import annotations
 from tornado.web import Application
 
 from pawand.web.base import BaseHandler, Services, UnknownRouteHandler, log_access
-from pawand.web.chat import ChatHandler, ChatStreamHandler
+from pawand.web.chat import ChatHandler, ChatStreamHandler, MessagesHandler
 from pawand.web.info import AgentsHandler, HealthHandler, ModelsHandler
-from pawand.web.sessions import EventsHandler, SessionHandler, SessionsHandler
+from pawand.web.sessions import (
+    CancelHandler,
+    EventsHandler,
+    PermissionHandler,
+    PermissionsHandler,
+    SessionHandler,
+    SessionsHandler,
+)
 
 PREFIXES = ("", "/api")
 ROUTES: list[tuple[str, type[BaseHandler]]] = [
@@ -18,7 +25,11 @@ ROUTES: list[tuple[str, type[BaseHandler]]] = [
     (r"/chat/stream", ChatStreamHandler),
     (r"/sessions", SessionsHandler),
     (r"/sessions/([^/]*)", SessionHandler),
+    (r"/sessions/([^/]*)/messages", MessagesHandler),
     (r"/sessions/([^/]*)/events", EventsHandler),
+    (r"/sessions/([^/]*)/cancel", CancelHandler),
+    (r"/sessions/([^/]*)/permissions", PermissionsHandler),
+    (r"/sessions/([^/]*)/permissions/([^/]*)", PermissionHandler),
 ]
 
 

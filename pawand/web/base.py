@@ -58,8 +58,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     sandbox: Sandbox
 
 
-class Services(Struct, frozen=True, kw_only=True):
-    """What the handlers stand on."""
+class Services(Struct, kw_only=True):
+    """What the handlers stand on; its fields are replaced when the settings are read again."""
 
     config: Config
     gate: Gate
@@ -200,6 +200,10 @@ class BaseHandler(RequestHandler):
         return asked if len(asked) < 1000 else ""
 
     # --- bodies and answers -----------------------------------------------------------------------
+
+    @property
+    def idempotency_key(self) -> str | None:
+        return self.request.headers.get("Idempotency-Key")
 
     def decode_body(self, kind: type[_T]) -> _T:
         """The JSON body as `kind`; an empty body is `{}`. Raises MediaTypeError or BadRequestError."""

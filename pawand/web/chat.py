@@ -1,4 +1,4 @@
-"""`POST /chat` and `POST /chat/stream`: submit a message, then read its turn from the log."""
+"""`/chat`, `/chat/stream` and `/sessions/{id}/messages`: submit a message; the first two then read its turn."""
 
 from __future__ import annotations
 
@@ -8,18 +8,43 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 
 from pawand import wire
+from pawand.turns.submissions import Submission
 from pawand.turns.turn import Turn
 from pawand.web.base import BaseHandler
-from pawand.web.sse import StreamHandler
+from pawand.web.sessions import OneSessionHandler
+from pawand.web.sse import StreamHandler, resync
 
 STATUS_SECS = 1.0
 
 
-class ChatHandler(BaseHandler):
+class TurnHandler(BaseHandler):
+    """A handler whose connection counts for its turn: `on_disconnect` in the request says what its end means."""
+
+    turn: Turn | None = None
+
+    def submit(self) -> Turn:
+        body = self.decode_body(wire.ChatRequest)
+        submission = Submission(
+            session_id=body.session_id,
+            message=body.message,
+            model=body.model,
+            cancel_on_disconnect=body.on_disconnect == "cancel",
+        )
+        self.turn = self.services.turns.submit(submission, self.idempotency_key)
+        self.turn.join()
+        return self.turn
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self.turn is not None:
+            self.turn.leave()
+
+
+class ChatHandler(TurnHandler):
     verbs = ("POST",)
 
     async def post(self) -> None:
-        turn = submit(self)
+        turn = self.submit()
         await turn.wait()
         if turn.error is not None:
             raise turn.error
@@ -39,7 +64,7 @@ class ChatHandler(BaseHandler):
         )
 
 
-class ChatStreamHandler(StreamHandler):
+class ChatStreamHandler(TurnHandler, StreamHandler):
     verbs = ("POST",)
     method_hint = (
         " An EventSource cannot POST: use fetch and read the body's stream, or POST here and follow the session "
@@ -47,7 +72,7 @@ class ChatStreamHandler(StreamHandler):
     )
 
     async def post(self) -> None:
-        turn = submit(self)
+        turn = self.submit()
         with suppress(TimeoutError):  # a turn that must wait begins with comments
             async with asyncio.timeout(STATUS_SECS):
                 await turn.began.wait()
@@ -59,9 +84,38 @@ class ChatStreamHandler(StreamHandler):
         except StreamClosedError:
             return
         assert turn.first is not None
-        await self.relay(self.follow(turn.log, turn.first), end=lambda: turn.last)
+        if turn.log.holds(turn.first):
+            await self.relay(self.follow(turn.log, turn.first), end=lambda: turn.last)
+        else:
+            await self._relay_rest(turn)
+
+    async def _relay_rest(self, turn: Turn) -> None:
+        """A turn that was begun by an earlier request, and whose beginning is no longer held."""
+        position = turn.log.last + 1 if turn.last is None else turn.last
+        cursor = self.follow(turn.log, position) if turn.log.holds(position) else None
+        first = resync(turn.log, position, "the beginning of the turn is no longer held", turn.session_id)
+        if cursor is None and turn.outcome is not None:
+            first += turn.log.frame(turn.outcome, position)
+        with suppress(StreamClosedError):
+            self.write(first)
+            await self.flush()
+        if cursor is not None:
+            await self.relay(cursor, end=lambda: turn.last)
 
 
-def submit(handler: BaseHandler) -> Turn:
-    body = handler.decode_body(wire.ChatRequest)
-    return handler.services.turns.submit(body.session_id, body.message, body.model)
+class MessagesHandler(OneSessionHandler):
+    verbs = ("POST",)
+
+    async def post(self, id: str) -> None:
+        body = self.decode_body(wire.SubmitRequest)
+        turns, key = self.services.turns, self.idempotency_key
+        submission = Submission(session_id=id, message=body.message, model=body.model)
+        turn = turns.known(submission, key)
+        if turn is None:
+            await self.check_exists(id)
+            turn = turns.submit(submission, key)
+        before = turn.log.last if turn.first is None else turn.first - 1
+        self.set_status(202)
+        self.reply(
+            wire.Submitted(session_id=id, turn_id=turn.id, last_event_id=turn.log.id_of(before)),
+        )

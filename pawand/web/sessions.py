@@ -1,8 +1,9 @@
-"""`/sessions`: list, create, show, delete, follow."""
+"""`/sessions`: list, create, show, delete, follow, cancel, and the approvals that a session waits for."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from tornado.iostream import StreamClosedError
 
@@ -42,13 +43,22 @@ class SessionsHandler(BaseHandler):
         return int(text)
 
 
+class OneSessionHandler(BaseHandler):
+    """What concerns one session, which must exist."""
+
+    async def check_exists(self, id: str) -> None:
+        """Raises BadRequestError, NotFoundError or StorageError. One whose first turn has begun counts as there."""
+        turns = self.services.turns
+        if turns.active_turn(check_id(id)) is None:
+            await asyncio.to_thread(turns.store.load, id)
+
+
 class SessionHandler(BaseHandler):
     verbs = ("GET", "DELETE")
 
     async def get(self, id: str) -> None:
-        turns = self.services.turns
-        session = await asyncio.to_thread(turns.store.load, id)
-        self.reply(view.detail(session, active_turn=turns.active_turn(id)))
+        seen = await self.services.turns.look_at(id)
+        self.reply(view.detail(seen.session, active_turn=seen.active_turn, last_event_id=seen.last_event_id))
 
     async def delete(self, id: str) -> None:
         await self.services.turns.delete(id)
@@ -56,15 +66,48 @@ class SessionHandler(BaseHandler):
         self.finish()
 
 
-class EventsHandler(StreamHandler):
+class CancelHandler(OneSessionHandler):
+    verbs = ("POST",)
+
+    async def post(self, id: str) -> None:
+        self.decode_body(dict)
+        every = self.get_query_argument("all", None)
+        if every not in (None, "1"):
+            raise BadRequestError(f"`all` must be 1, not {every!r}; leave it out to cancel only the running turn")
+        await self.check_exists(id)
+        self.reply(wire.Cancelled(await self.services.turns.cancel(id, waiting_too=every == "1")))
+
+
+class PermissionsHandler(OneSessionHandler):
+    verbs = ("GET",)
+
+    async def get(self, id: str) -> None:
+        await self.check_exists(id)
+        self.reply(self.services.turns.pending_approvals(id))
+
+
+class PermissionHandler(OneSessionHandler):
+    verbs = ("POST",)
+
+    async def post(self, id: str, request_id: str) -> None:
+        answer = self.decode_body(wire.PermissionAnswer)
+        await self.check_exists(id)
+        self.services.turns.answer_approval(id, request_id, answer.decision)
+        self.reply(answer)
+
+
+class EventsHandler(OneSessionHandler, StreamHandler):
     """The session's log from now on, or from where the client was."""
 
     verbs = ("GET",)
 
     async def get(self, id: str) -> None:
         turns = self.services.turns
-        if turns.active_turn(check_id(id)) is None:
-            await asyncio.to_thread(turns.store.load, id)
+        await self.check_exists(id)
+        if turns.stopping:
+            # An EventSource takes any answer but 200 for final; a broken connection makes it come back.
+            self.close_connection()
+            return
         followed = turns.follow(id)
         known = self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", "")
         position, lost = _begin_at(followed, known)
@@ -75,7 +118,11 @@ class EventsHandler(StreamHandler):
             cursor.close()
         if self.request.method == "HEAD":
             cursor.close()
-        await self.relay(cursor, end=lambda: None)
+        await self.relay(cursor, end=lambda: followed.log.last if turns.stopping else None)
+        if turns.stopping:
+            with suppress(StreamClosedError):
+                await self.finish()
+            self.close_connection()
 
 
 def _begin_at(followed: Followed, known: str) -> tuple[int, str]:

@@ -45,7 +45,8 @@ class StreamHandler(BaseHandler):
 
     def follow(self, log: EventLog, position: int) -> Cursor:
         """Take a place in the log, which is kept for whoever has one; `relay` gives it back."""
-        self._cursor = log.follow(position, on_lost=self._drop)
+        # A client that reads too slowly can come back with its last event id.
+        self._cursor = log.follow(position, on_lost=self.close_connection)
         return self._cursor
 
     async def relay(self, cursor: Cursor, end: Callable[[], int | None]) -> None:
@@ -76,8 +77,7 @@ class StreamHandler(BaseHandler):
         if self._cursor is not None:
             self._cursor.close()
 
-    def _drop(self) -> None:
-        """The client reads too slowly: close its connection; it can come back with its last event id."""
+    def close_connection(self) -> None:
         connection = self.request.connection
         if isinstance(connection, HTTP1Connection):
             connection.close()

@@ -41,13 +41,3 @@ Rules = dict[str, Permission]
 )
 def test_the_decision(trusted: Rules, workspace: Rules, tool: str, expected: Permission) -> None:
     assert Permissions(trusted, workspace).of(tool) == expected
-
-
-def test_what_the_model_is_told() -> None:
-    permissions = Permissions({"bash": "deny", "write_file": "prompt"}, {})
-    assert permissions.refusal("read_file") is None
-    assert permissions.refusal("bash") == "bash is denied by [permissions]. Go on without it or tell the user."
-    assert permissions.refusal("write_file") == (
-        "write_file needs the user's approval ([permissions] prompt), which this version cannot ask for, "
-        "so it is denied. Go on without it or tell the user."
-    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -173,6 +176,107 @@ def test_chat_that_fails_exits_1(pawand: harness.Process, upstream: OpenAIServer
     assert shown.returncode == 1
     assert "no such thing" in shown.stderr
     assert pawand.cli("chat", " ").returncode == 1
+
+
+@contextmanager
+def in_terminal(pawand: harness.Process, *arguments: str) -> Iterator[Terminal]:
+    """The command with a terminal of its own."""
+    master, slave = os.openpty()
+    command = [str(harness.COMMAND), *arguments]
+    child = subprocess.Popen(
+        command, env=pawand.env, cwd=pawand.workspace, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    )
+    os.close(slave)
+    try:
+        yield Terminal(master, child)
+    finally:
+        child.kill()
+        child.wait()
+        os.close(master)
+
+
+@dataclass
+class Terminal:
+    master: int
+    child: subprocess.Popen[bytes]
+    seen: str = ""
+
+    def read_until(self, words: str) -> None:
+        while words not in self.seen:
+            assert select.select([self.master], [], [], 20)[0], self.seen
+            self.seen += os.read(self.master, 4096).decode()
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+@pytest.fixture
+def prompting(tmp_path: Path, env: dict[str, str]) -> Iterator[harness.Process]:
+    config = '[permissions]\nbash = "prompt"\n'
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as process:
+        yield process
+
+
+def touch(*names: str) -> list[fake.Reply]:
+    return [*(fake.calls(("bash", {"command": f"touch {name}"})) for name in names), fake.text("finished")]
+
+
+def test_chat_asks_in_the_terminal(prompting: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = touch("a", "b", "c")
+    with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
+        terminal.read_until("[n]o: ")
+        assert "? bash command=touch a" in terminal.seen
+        assert not (prompting.workspace / "a").exists()
+        terminal.type("what\n")
+        terminal.read_until("'what' is not one of")
+        terminal.type("n\n")
+        terminal.read_until("touch b")
+        terminal.type("a\n")  # c is not asked about any more
+        terminal.read_until("session s")
+        assert terminal.child.wait(10) == 0
+        assert "touch c\r\n  Allow" not in terminal.seen
+        assert "finished" in terminal.seen
+    assert [(prompting.workspace / name).exists() for name in "abc"] == [False, True, True]
+
+
+def test_chat_tells_when_somebody_else_was_quicker(prompting: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = touch("a")
+    with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
+        terminal.read_until("[n]o: ")
+        [asked] = prompting.call("GET", "/sessions/s/permissions")[1]
+        assert prompting.call("POST", f"/sessions/s/permissions/{asked['id']}", {"decision": "allow"})[0] == 200
+        terminal.type("n\n")
+        terminal.read_until("no such request is pending")
+        terminal.read_until("session s")
+    assert (prompting.workspace / "a").exists()
+
+
+def test_chat_without_a_terminal_says_how_to_answer(prompting: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = touch("a")
+
+    def allow() -> None:
+        [asked] = harness.until(lambda: prompting.call("GET", "/sessions/s/permissions")[1][:1], "the question")
+        prompting.call("POST", f"/sessions/s/permissions/{asked['id']}", {"decision": "allow"})
+
+    prompting.call("POST", "/sessions", {"session_id": "s"})
+    answering = threading.Thread(target=allow)
+    answering.start()
+    shown = prompting.cli("chat", "go", "--session", "s")
+    answering.join(20)
+    assert (shown.returncode, shown.stdout) == (0, "finished\n")
+    assert "waits for approval: POST /sessions/s/permissions/" in shown.stderr
+
+
+def test_chat_json_shows_the_question_as_it_is(tmp_path: Path, env: dict[str, str], upstream: OpenAIServer) -> None:
+    upstream.script = [*touch("a"), *touch("b")]
+    config = 'permission_timeout_secs = 0.1\n[permissions]\nbash = "prompt"\n'
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as pawand:
+        lines = [json.loads(line) for line in pawand.cli("chat", "go", "--json").stdout.splitlines()]
+        plain = pawand.cli("chat", "go").stderr
+    asked = next(line for line in lines if line["event"] == "permission_request")
+    assert (asked["tool"], asked["summary"]) == ("bash", "bash command=touch a")
+    assert asked["call_id"]
+    assert "denied: nobody answered in time" in plain
 
 
 def test_sessions_through_the_daemon(pawand: harness.Process) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,43 +14,7 @@ import pytest
 from pawand.errors import NotFoundError, StartError, StorageError
 from pawand.sessions.model import Message, Session
 from pawand.sessions.store import SessionStore
-
-
-class SmallDisk:
-    """A file system of 64 KiB."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._filler = path / "filler"
-
-    def fill(self) -> None:
-        with self._filler.open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 1024)
-            except OSError:
-                pass
-
-    def free(self) -> None:
-        self._filler.unlink()
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", self.path], check=True)
-
-
-@pytest.fixture
-def disk() -> Iterator[SmallDisk]:
-    path = Path(tempfile.mkdtemp(prefix="pawand-disk-"))  # not in tmp_path: pytest cannot remove a mount left by a kill
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", path], capture_output=True, text=True
-    )
-    try:
-        if mounted.returncode:
-            pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
-        yield SmallDisk(path)
-        subprocess.run(["umount", "--lazy", path], check=True)
-    finally:
-        path.rmdir()
+from tests.disk import SmallDisk
 
 
 def a_session(text: str) -> Session:
@@ -61,53 +23,55 @@ def a_session(text: str) -> Session:
     return session
 
 
-def test_a_full_disk_leaves_the_old_file_whole_and_recovers(disk: SmallDisk) -> None:
-    folder = disk.path / "s"
+def test_a_full_disk_leaves_the_old_file_whole_and_recovers(small_disk: SmallDisk) -> None:
+    folder = small_disk.path / "s"
     store = SessionStore(folder)
     store.open()
     assert store.fault() is None
     store.save(a_session("old"))
-    disk.fill()
+    small_disk.fill()
     assert store.fault() == f"the disk of the session store {folder} is full"
     with pytest.raises(StorageError) as caught:
         store.save(a_session("new" * 10_000))
     assert caught.value.message == f"the session could not be saved: No space left on device ({folder})"
     assert sorted(file.name for file in folder.iterdir()) == [".lock", "a.json"]
     assert store.load("a").title == "old"
-    disk.free()
+    small_disk.free()
     assert store.fault() is None
     store.save(a_session("new"))
     assert store.load("a").title == "new"
     store.close()
 
 
-def test_a_full_disk_does_not_keep_a_daemon_from_starting(disk: SmallDisk) -> None:
-    store = SessionStore(disk.path)
+def test_a_full_disk_does_not_keep_a_daemon_from_starting(small_disk: SmallDisk) -> None:
+    store = SessionStore(small_disk.path)
     store.open()
     store.save(a_session("old"))
     store.close()
-    disk.fill()
+    small_disk.fill()
     store.open()
     assert [row.title for row in store.list()] == ["old"]
     store.close()
 
 
-def test_a_read_only_disk_is_told_and_recovers(disk: SmallDisk) -> None:
-    folder = disk.path / "s"
+def test_a_read_only_disk_is_told_and_recovers(small_disk: SmallDisk) -> None:
+    folder = small_disk.path / "s"
     store = SessionStore(folder)
     store.open()
     store.save(a_session("old"))
     store.close()
-    disk.remount("ro")
+    small_disk.remount("ro")
     assert store.fault() == f"the session store {folder} is not writable"
     with pytest.raises(StorageError, match="could not be saved: Read-only file system"):
         store.save(a_session("new"))
     with pytest.raises(StorageError, match="session a could not be deleted: Read-only file system"):
         store.delete("a")
+    store.open()  # what is there can be read, and the health check tells the rest
+    store.close()
     with pytest.raises(StartError, match="cannot be used: Read-only file system"):
-        store.open()
+        SessionStore(small_disk.path / "other").open()
     assert store.load("a").title == "old"
-    disk.remount("rw")
+    small_disk.remount("rw")
     store.save(a_session("new"))
     assert store.load("a").title == "new"
 

@@ -381,7 +381,7 @@ def test_cancelling_kills_the_tree(shell_bench: Bench, marker: str) -> None:
 
 
 def test_cancelling_again_while_the_command_takes_its_leave_waits_for_its_end(shell_bench: Bench, marker: str) -> None:
-    command = f"trap 'sleep 0.5; echo left > trace; exit' TERM; echo up; while :; do sleep {marker}; done"
+    command = f"trap 'sleep 0.2; echo left > trace; exit' TERM; echo up; while :; do sleep {marker}; done"
     asyncio.run(cancel(shell_bench, command, times=3))
     assert gone(marker)
     assert (shell_bench.root / "trace").read_text() == "left\n"

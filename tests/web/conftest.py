@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,6 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def upstream() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
 def parts(
     request: pytest.FixtureRequest, io_loop: IOLoop, workspace: Path, state: Path, upstream: OpenAIServer
 ) -> Iterator[Parts]:
@@ -60,7 +55,16 @@ def app(parts: Parts, log_watch: LogWatch) -> Application:
 def _no_blocking(io_loop: IOLoop) -> Iterator[BlockBuster]:
     """A call that would block the loop raises."""
     with blockbuster_ctx("pawand") as watch:
+        watch.functions["os.write"].can_block_in("sessions/journal.py", "write")  # docs/decisions/0014
         yield watch
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"never: {what}")
 
 
 Fetch = Callable[..., Any]

@@ -14,11 +14,16 @@ from tornado.httpserver import HTTPServer
 
 from pawand.daemon import Parts
 from pawand.sessions.model import Session
+from pawand.turns.submissions import Submission
 from tests import harness
 from tests.conftest import LogWatch
 from tests.fakes import openai_server as fake
 from tests.fakes.openai_server import OpenAIServer
 from tests.web.conftest import Fetch
+
+
+def sent(session_id: str, message: str) -> Submission:
+    return Submission(session_id=session_id, message=message)
 
 
 def body(message: str = "hello", **more: Any) -> bytes:
@@ -158,7 +163,7 @@ async def test_messages_to_one_session_run_one_after_the_other(fetch: Fetch, ups
 @pytest.mark.gen_test
 async def test_messages_run_in_the_order_in_which_they_came(parts: Parts, upstream: OpenAIServer) -> None:
     upstream.script = lambda request: fake.text("ok", pause=0.01)
-    turns = [parts.services.turns.submit("one", f"m{n}", None) for n in range(10)]
+    turns = [parts.services.turns.submit(sent("one", f"m{n}")) for n in range(10)]
     await asyncio.gather(*(turn.wait() for turn in turns))
     assert [r["messages"][-1]["content"] for r in upstream.requests] == [f"m{n}" for n in range(10)]
 
@@ -168,7 +173,7 @@ async def test_messages_run_in_the_order_in_which_they_came(parts: Parts, upstre
 async def test_a_full_queue_is_429_and_saves_nothing(fetch: Fetch, upstream: OpenAIServer, parts: Parts) -> None:
     upstream.script = lambda request: fake.text("ok", pause=0.5)
     turns = parts.services.turns
-    running = [turns.submit("q", "first", None), turns.submit("q", "second", None)]
+    running = [turns.submit(sent("q", "first")), turns.submit(sent("q", "second"))]
     answer = await fetch("/chat", body=body("third", session_id="q"))
     assert answer.code == 429
     assert answer.headers["Retry-After"] == "5"
@@ -217,7 +222,7 @@ async def test_events_without_a_cursor_begin_at_the_running_turns_start(
 ) -> None:
     upstream.script = [fake.text("old"), fake.text(*"abcdef", pause=0.03)]
     await fetch("/chat", body=body("one", session_id="s"))
-    turn = parts.services.turns.submit("s", "two", None)
+    turn = parts.services.turns.submit(sent("s", "two"))
     await turn.began.wait()
     events = await follow_until_done(http_port, "s", {})
     assert events[0] == ("start", {"session_id": "s", "turn_id": turn.id, "model": harness.MODEL})
@@ -230,7 +235,7 @@ async def test_a_cursor_of_another_epoch_gets_resync_first(
     http_server: HTTPServer, upstream: OpenAIServer, parts: Parts, http_port: int, known: str
 ) -> None:
     upstream.script = [fake.text(*"abc", pause=0.05)]
-    turn = parts.services.turns.submit("s", "go", None)
+    turn = parts.services.turns.submit(sent("s", "go"))
     await turn.began.wait()
     events = await follow_until_done(http_port, "s", {}, query=f"?after={known}")
     assert events[0][0] == "resync"
@@ -357,7 +362,7 @@ async def test_a_save_that_outlasts_its_turn_is_waited_for(
 
     monkeypatch.setattr(store, "save", slow_save)  # a slow disk
     upstream.script = lambda _: fake.text("ok")
-    turn = parts.services.turns.submit("slow", "go", None)
+    turn = parts.services.turns.submit(sent("slow", "go"))
     await asyncio.sleep(0.35)
     assert (await fetch("/sessions/slow", method="DELETE")).code == 204
     await turn.wait()
@@ -429,7 +434,7 @@ async def test_arguments_that_are_no_json_are_told_to_the_model(fetch: Fetch, up
 
 
 @pytest.mark.gen_test
-@pytest.mark.settings(permissions={"bash": "deny", "write_*": "prompt"})
+@pytest.mark.settings(permissions={"bash": "deny", "write_*": "deny"})
 async def test_denied_tools_do_not_start(fetch: Fetch, upstream: OpenAIServer, workspace: Path) -> None:
     upstream.script = [
         fake.calls(("bash", {"command": "touch a"}), ("write_file", {"path": "b", "content": ""})),
@@ -438,8 +443,7 @@ async def test_denied_tools_do_not_start(fetch: Fetch, upstream: OpenAIServer, w
     events = harness.parse_events((await fetch("/chat/stream", body=body())).body.decode())
     assert [name for name, _ in events] == ["start", "tool_complete", "tool_complete", "token", "done"]
     results = [m["content"] for m in upstream.requests[1]["messages"] if m["role"] == "tool"]
-    assert "denied by [permissions]" in results[0]
-    assert "cannot ask" in results[1]
+    assert all("denied by [permissions]" in result for result in results)
     assert os.listdir(workspace) == []
 
 
@@ -505,7 +509,7 @@ async def test_a_turn_that_waits_for_a_place_keeps_its_client(
     fetch: Fetch, upstream: OpenAIServer, parts: Parts
 ) -> None:
     upstream.script = [fake.text("slow", " one", pause=0.8), fake.text("next")]
-    first = parts.services.turns.submit("first", "go", None)
+    first = parts.services.turns.submit(sent("first", "go"))
     await first.began.wait()
     answer = await fetch("/chat/stream", body=body(session_id="second"))
     assert answer.body.startswith(b"retry: 2000\n\n: keep-alive\n\n")
@@ -518,7 +522,7 @@ async def test_creating_a_session_that_is_busy_is_refused_at_once(
     fetch: Fetch, upstream: OpenAIServer, parts: Parts
 ) -> None:
     upstream.script = [fake.text("a", "b", pause=0.3)]
-    turn = parts.services.turns.submit("busy", "go", None)
+    turn = parts.services.turns.submit(sent("busy", "go"))
     answer = await fetch("/sessions", body=b'{"session_id": "busy"}')
     assert (answer.code, json.loads(answer.body)["code"]) == (409, "conflict")
     assert not turn.ended
@@ -540,10 +544,10 @@ async def test_deletes_and_new_messages_at_once_never_mix_two_turns(
     monkeypatch.setattr(store, "delete", slow_delete)  # a slow disk
     upstream.script = lambda request: fake.text(request["messages"][-1]["content"], "!", pause=0.05)
     await fetch("/chat", body=body("zero", session_id="x"))
-    removals = [asyncio.ensure_future(fetch("/sessions/x", method="DELETE")) for _ in range(3)]
-    assert (await removals[0]).code == 204
-    turns = [parts.services.turns.submit("x", message, None) for message in ("one", "two")]
-    await asyncio.gather(*removals, *(turn.wait() for turn in turns))
+    removals = [asyncio.ensure_future(parts.services.turns.delete("x")) for _ in range(3)]
+    await removals[0]
+    turns = [parts.services.turns.submit(sent("x", message)) for message in ("one", "two")]
+    await asyncio.gather(*removals, *(turn.wait() for turn in turns), return_exceptions=True)
     later = await fetch("/chat", body=body("three", session_id="x"))
     assert later.code == 200
     assert [turn.error for turn in turns] == [None, None]
@@ -575,7 +579,7 @@ async def test_deleting_a_session_ends_its_turn_and_keeps_it_deleted(
     fetch: Fetch, upstream: OpenAIServer, parts: Parts, state: Path
 ) -> None:
     upstream.script = [fake.text(*"abcdefghijklmnop", pause=0.1)]
-    turn = parts.services.turns.submit("gone", "go", None)
+    turn = parts.services.turns.submit(sent("gone", "go"))
     await turn.began.wait()
     cursor = turn.log.follow(turn.log.last + 1, on_lost=lambda: None)
     await cursor.wait()  # a token has come, so the upstream is connected

@@ -1,0 +1,199 @@
+"""From a plan to everything that answers requests, and from a new plan to the same parts with new settings."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from msgspec import Struct
+
+from pawand import config, paths
+from pawand.agent.loop import Agent, AgentSettings
+from pawand.agent.permissions import Permissions
+from pawand.config import Config
+from pawand.daemon import system
+from pawand.daemon.planning import Plan
+from pawand.peers.aegis import AegisFile
+from pawand.peers.directory import Directory
+from pawand.providers.upstream import Upstream
+from pawand.redact import LogFilter, Redactor
+from pawand.sessions.store import SessionStore
+from pawand.tools import edit, files, search, shell
+from pawand.tools.base import Registry, ToolContext
+from pawand.tools.sandbox import Sandbox
+from pawand.tools.workspace import Stamp, Workspace
+from pawand.turns.manager import TurnManager
+from pawand.turns.turn import Bench
+from pawand.web.access import Gate
+from pawand.web.base import Identity, Services
+
+log = logging.getLogger(__name__)
+
+TOOLS = [
+    shell.BASH,
+    files.READ_FILE,
+    files.WRITE_FILE,
+    edit.EDIT_FILE,
+    files.LIST_DIRECTORY,
+    search.GLOB_SEARCH,
+    search.GREP_SEARCH,
+]
+"""In the order in which the model is told of them."""
+FIXED = (
+    "limits.connections",
+    "limits.turns",
+    "sandbox",
+    "server.agent_id",
+    "server.host",
+    "server.port",
+    "sessions",
+)
+"""Settings, and tables of settings, that count from the start to the end of the process."""
+
+
+class Parts(Struct, kw_only=True):
+    """A daemon's working parts, without its sockets."""
+
+    plan: Plan
+    started: Config
+    """The settings at the start: what they say of FIXED counts to the end."""
+    beyond_loopback: bool
+    redactor: Redactor
+    workspace: Workspace
+    sandbox: Sandbox
+    store: SessionStore
+    provider: Upstream
+    services: Services
+
+    async def aclose(self) -> None:
+        await self.services.turns.shutdown()
+        await self.provider.aclose()
+        self.workspace.close()
+
+    async def adopt(self, plan: Plan, token: str | None) -> None:
+        """Work by another plan from now on, as far as that goes in a running process; turns that run keep theirs."""
+        self.redactor.learn(_secrets(plan, token))
+        old = self.provider
+        if not old.fits(plan.choice, plan.config):
+            self.provider = Upstream(plan.choice, plan.config, self.redactor)
+        services = self.services
+        services.config = plan.config
+        services.gate = _gate(plan, token, beyond_loopback=self.beyond_loopback)
+        services.identity = Identity(
+            agent_id=services.identity.agent_id,
+            started=services.identity.started,
+            choice=plan.choice,
+            sandbox=self.sandbox,
+        )
+        services.directory = _directory(plan, services.identity.agent_id)
+        services.turns.bench = _bench(plan, self.store, self.workspace, self.sandbox, self.provider, self.redactor)
+        self.plan = plan
+        if self.provider is not old:
+            await old.retire()
+
+    def changes(self, plan: Plan) -> tuple[list[str], list[str]]:
+        """The settings that `plan` would change at once, and those that would wait for the next start."""
+        at_once = [key for key in config.differences(self.plan.config, plan.config) if not _is_fixed(key)]
+        waiting = [key for key in config.differences(self.started, plan.config) if _is_fixed(key)]
+        return at_once + ["the API keys"] * (plan.secrets != self.plan.secrets), waiting
+
+
+def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) -> Parts:
+    """Build everything that answers requests. Blocks (it tries the sandbox). Raises ConfigError."""
+    token = system.read_token(plan, beyond_loopback=beyond_loopback)
+    redactor = Redactor(_secrets(plan, token))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogFilter(redactor))
+    workspace = Workspace(plan.workspace)
+    private = [plan.state, plan.sessions, paths.user_config_dir(), paths.SYSTEM_CONFIG.parent]
+    sandbox = Sandbox.probe(plan.config.sandbox, workspace, plan.state / "tmp", private)
+    provider = Upstream(plan.choice, plan.config, redactor)
+    bench = _bench(plan, store, workspace, sandbox, provider, redactor)
+    services = Services(
+        config=plan.config,
+        gate=_gate(plan, token, beyond_loopback=beyond_loopback),
+        identity=Identity(agent_id=plan.agent_id, started=time.monotonic(), choice=plan.choice, sandbox=sandbox),
+        turns=TurnManager(bench, sandbox.forget),
+        directory=_directory(plan, plan.agent_id),
+    )
+    return Parts(
+        plan=plan,
+        started=plan.config,
+        beyond_loopback=beyond_loopback,
+        redactor=redactor,
+        workspace=workspace,
+        sandbox=sandbox,
+        store=store,
+        provider=provider,
+        services=services,
+    )
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED)
+
+
+def _secrets(plan: Plan, token: str | None) -> list[str]:
+    return [*plan.secrets.values(), *([token] if token else [])]
+
+
+def _gate(plan: Plan, token: str | None, *, beyond_loopback: bool) -> Gate:
+    server = plan.config.server
+    return Gate(
+        token=token,
+        local_auth=server.local_auth == "token",
+        allowed_hosts=server.allowed_hosts,
+        own_names=system.own_names() if beyond_loopback else [],
+        cors_origins=server.cors_origins,
+    )
+
+
+def _directory(plan: Plan, agent_id: str) -> Directory:
+    return Directory(agent_id, AegisFile(plan.aegis_files))
+
+
+def _bench(
+    plan: Plan,
+    store: SessionStore,
+    workspace: Workspace,
+    sandbox: Sandbox,
+    provider: Upstream,
+    redactor: Redactor,
+) -> Bench:
+    settings = plan.config
+    agent = Agent(
+        AgentSettings(
+            max_iterations=settings.max_tool_iterations,
+            max_retries=settings.max_retries,
+            permission_timeout_secs=settings.permission_timeout_secs,
+            fallback_models=settings.fallback_models,
+            system_prompt=settings.system_prompt,
+            tiny=plan.choice.embedded,
+        ),
+        provider,
+        Registry(TOOLS, redactor),
+        Permissions(settings.permissions, plan.settings.workspace_permissions),
+        redactor,
+    )
+
+    def new_context(session_id: str, seen: dict[str, Stamp]) -> ToolContext:
+        return ToolContext(
+            session_id=session_id,
+            workspace=workspace,
+            sandbox=sandbox,
+            bash_timeout_secs=settings.bash_timeout_secs,
+            max_result_chars=settings.max_result_chars,
+            redactor=redactor,
+            seen=seen,
+        )
+
+    return Bench(
+        agent=agent,
+        provider=provider,
+        store=store,
+        redactor=redactor,
+        limits=settings.limits,
+        new_context=new_context,
+        default_model=plan.choice.model,
+        timeout_secs=settings.turn_timeout_secs,
+    )

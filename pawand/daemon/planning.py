@@ -1,0 +1,80 @@
+"""What is decided before anything is opened: all settings, read and checked, and the places that follow from them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from pawand import config, paths
+from pawand.config import Config, Settings
+from pawand.providers import catalog
+from pawand.tools.workspace import check_place
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """`flags`, `workspace` and `env` are what it was made from, so that it can be made again."""
+
+    flags: Mapping[str, Any]
+    env: Mapping[str, str]
+    settings: Settings
+    workspace: Path
+    state: Path
+    choice: catalog.Choice
+    secrets: dict[str, str]
+
+    @property
+    def config(self) -> Config:
+        return self.settings.config
+
+    @property
+    def sessions(self) -> Path:
+        return config.sessions_folder(self.config, self.state)
+
+    @property
+    def token_file(self) -> Path:
+        file = self.config.server.token_file
+        return Path(file).expanduser() if file else self.state / "token"
+
+    @property
+    def aegis_files(self) -> list[Path]:
+        return _aegis_files(self.config)
+
+    @property
+    def agent_id(self) -> str:
+        return self.config.server.agent_id or f"pawan@{socket.gethostname()}"
+
+    def again(self) -> Plan:
+        """Read everything anew, the environment as it was at the start. Raises ConfigError."""
+        return plan(self.flags, self.workspace, self.env)
+
+
+def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.environ) -> Plan:
+    """Read and check all settings. Raises ConfigError."""
+    state = paths.state_dir(env)
+    workspace = workspace.expanduser().absolute()
+    settings = config.load(workspace, flags, env)
+    secrets = config.load_secrets(catalog.KEY_VARIABLES, env, settings.warnings)
+    trusted = settings.sources.get("model") != settings.stranger
+    choice = catalog.choose(settings.config, secrets, env, model_trusted=trusted)
+    made = Plan(
+        flags=flags,
+        env=dict(env),
+        settings=settings,
+        workspace=workspace,
+        state=state,
+        choice=choice,
+        secrets=secrets,
+    )
+    private = [state, made.sessions, made.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(env)]
+    check_place(workspace, [*private, *(file.parent for file in made.aegis_files)])
+    return made
+
+
+def _aegis_files(settings: Config) -> list[Path]:
+    configured = settings.discovery.aegis_file
+    return [*([Path(configured).expanduser()] if configured else []), paths.aegis_file()]

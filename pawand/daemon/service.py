@@ -1,0 +1,195 @@
+"""The life of the process: lock, bind, serve, read the settings again, and stop in stages."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from pawand import __version__, hardening, paths
+from pawand.client import url_of
+from pawand.daemon import system
+from pawand.daemon.assembly import Parts, assemble
+from pawand.daemon.planning import Plan
+from pawand.errors import ConfigError, StorageError
+from pawand.providers import catalog
+from pawand.sessions import lock
+from pawand.sessions.store import SessionStore
+from pawand.web.access import is_loopback
+from pawand.web.app import make_app
+from pawand.web.base import MAX_DRAINED_BYTES
+from pawand.web.server import Server, connection_limit
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECS = 5.0
+
+
+def serve(plan: Plan) -> None:
+    """Run until SIGTERM or SIGINT. Raises ConfigError or StartError before the port answers."""
+    hardening.forget_environment(catalog.KEY_VARIABLES)
+    if os.environ.get("PAWAND_DEBUG") != "1":
+        hardening.forbid_dumps()
+    asyncio.run(_run(plan))
+
+
+async def _run(plan: Plan) -> None:
+    """From an owned store and bound sockets to a clean end."""
+    store = SessionStore(plan.sessions)
+    # The state folder has an owner of its own: `[sessions] dir` may be elsewhere.
+    state_lock = await asyncio.to_thread(lock.acquire, plan.state / "run" / "lock", f"the state folder {plan.state}")
+    try:
+        await asyncio.to_thread(store.open)
+        sockets = system.bind(plan.config.server)
+        try:
+            await _serve(plan, store, sockets)
+        finally:
+            for sock in sockets:
+                sock.close()
+    finally:
+        store.close()
+        os.close(state_lock)
+
+
+async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) -> None:
+    beyond_loopback = any(not is_loopback(str(sock.getsockname()[0])) for sock in sockets)
+    url = url_of(*sockets[0].getsockname()[:2])
+    connections = connection_limit(plan.config.limits.connections)
+    parts = await asyncio.to_thread(assemble, plan, store, beyond_loopback=beyond_loopback)
+    server = Server(make_app(parts.services), max_connections=connections, max_body_size=4 * MAX_DRAINED_BYTES)
+    server.add_sockets(sockets)
+    publish = functools.partial(system.write_state_file, url=url, started=datetime.now(UTC))
+    publish(plan)
+    stop, reload = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_stop, stop)
+    loop.add_signal_handler(signal.SIGHUP, _on_hang_up, sys.stdin.isatty(), stop, reload)
+    _announce(plan, url, parts)
+    tasks = [asyncio.create_task(_warm(store, parts)), asyncio.create_task(_reload_when_asked(parts, publish, reload))]
+    try:
+        await stop.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await _stop(parts, server)
+        await parts.aclose()
+        with suppress(OSError):
+            paths.state_file(plan.state).unlink()
+
+
+async def _stop(parts: Parts, server: Server) -> None:
+    """No new connections, no new turns; some time for the turns that run; an end for those that are left."""
+    drain_secs = parts.plan.config.server.drain_secs
+    system.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((drain_secs + 2 * CLOSE_SECS) * 1e6)}")
+    turns = parts.services.turns
+    log.info("stopping; %d sessions have turns under way, and %g s for them", turns.active_turns, drain_secs)
+    server.stop()
+    await turns.shutdown(drain_secs)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECS):
+            await server.close_all_connections()
+
+
+async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], asked: asyncio.Event) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        system.notify_reloading()
+        try:
+            await _reload(parts, publish)
+        except (ConfigError, OSError) as error:
+            log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - a user's slip needs no traceback
+        await parts.provider.warm()
+        system.notify("READY=1")
+
+
+async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
+    plan = await asyncio.to_thread(parts.plan.again)
+    token = await asyncio.to_thread(system.read_token, plan, beyond_loopback=parts.beyond_loopback)
+    await asyncio.to_thread(publish, plan)
+    changed, waiting = parts.changes(plan)
+    await parts.adopt(plan, token)
+    _warn(plan)
+    log.info("settings read again; changed: %s", ", ".join(changed) or "nothing")
+    if waiting:
+        log.warning("these settings count from the next start: %s", ", ".join(waiting))
+
+
+def _announce(plan: Plan, url: str, parts: Parts) -> None:
+    """Say where we are: to the log and to systemd."""
+    _warn(plan)
+    status = parts.sandbox.status
+    if status.word != "bwrap":
+        log.warning("commands run without a sandbox: %s", status.reason)
+    if os.geteuid() == 0:
+        log.warning("pawand runs as root: what the agent may write, it may write as root")
+    log.info(
+        "pawand %s on %s, workspace %s, provider %s, model %s",
+        __version__,
+        url,
+        plan.workspace,
+        plan.choice.name,
+        plan.choice.model,
+    )
+    system.notify(f"READY=1\nSTATUS=Serving {plan.workspace} on {url}")
+
+
+def _warn(plan: Plan) -> None:
+    """What the user should hear about the settings."""
+    for warning in plan.settings.warnings:
+        log.warning("%s", warning)
+    if plan.choice.automatic:
+        log.warning(
+            "no provider is configured: the embedded model %s answers. It shows that everything works; "
+            "it cannot code. Set NVIDIA_API_KEY, or `provider` and `model` in pawan.toml.",
+            plan.choice.model,
+        )
+    if plan.choice.fault:
+        log.warning("%s", plan.choice.fault)
+
+
+async def _warm(store: SessionStore, parts: Parts) -> None:
+    """What the first requests would wait for, done while nobody waits."""
+    try:
+        await asyncio.to_thread(store.list)
+    except StorageError as error:
+        log.warning("%s", error)
+    await parts.provider.warm()
+
+
+def _on_hang_up(at_terminal: bool, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """The request to read the settings again; or the end of the terminal that the daemon was started in."""
+    if at_terminal and _is_gone(sys.stdin.fileno()):
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (sys.stdout, sys.stderr):
+            if _is_gone(stream.fileno()):
+                os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        _on_stop(stop)
+    else:
+        reload.set()
+
+
+def _is_gone(descriptor: int) -> bool:
+    """Whether it is a terminal that was closed."""
+    try:
+        os.tcgetpgrp(descriptor)
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
+
+
+def _on_stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        os._exit(130)  # asked twice: no more manners
+    stop.set()

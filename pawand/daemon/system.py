@@ -1,0 +1,127 @@
+"""What the daemon is to the system around it: its sockets, its names, its token and state file, its word to systemd."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets as random_secrets
+import socket
+import stat
+import time
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from tornado.netutil import bind_sockets
+
+from pawand import __version__, config, paths
+from pawand.daemon.planning import Plan
+from pawand.errors import ConfigError, StartError
+
+log = logging.getLogger(__name__)
+
+MIN_TOKEN_CHARS = 16
+BACKLOG = 1024
+
+
+def bind(server: config.Server) -> list[socket.socket]:
+    """The listening sockets, all on one port. Raises StartError naming the port, ConfigError for a bad address."""
+    hosts = [server.host] if isinstance(server.host, str) else server.host
+    default = config.Server().host == server.host
+    sockets: list[socket.socket] = []
+    port = server.port
+    for host in hosts:
+        try:
+            bound = bind_sockets(port, host, backlog=BACKLOG)
+        except OSError as error:
+            if default and sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue  # a machine without IPv6
+            for sock in sockets:
+                sock.close()
+            raise _bind_error(error, host, port) from error
+        sockets += bound
+        port = bound[0].getsockname()[1]
+    return sockets
+
+
+def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartError:
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            f"port {port} on {host} is in use by another program: stop it, or choose another with --port "
+            "(`pawand status` tells whether it is pawand)"
+        )
+    if error.errno == errno.EACCES:
+        return StartError(f"port {port} needs more rights: choose one above 1023 with --port")
+    return ConfigError(f"cannot listen on {host}: {error.strerror or error}")
+
+
+def own_names() -> list[str]:
+    name = socket.gethostname()
+    return [name, socket.getfqdn(), f"{name.partition('.')[0]}.local"]
+
+
+def read_token(plan: Plan, *, beyond_loopback: bool) -> str | None:
+    """The token of the file, made where one is needed. Raises ConfigError for one that is too short."""
+    path = plan.token_file
+    needed = beyond_loopback or plan.config.server.local_auth == "token"
+    if needed and not path.exists():
+        _make_token(path)
+    if not path.exists():
+        if "*" in plan.config.server.cors_origins:
+            raise ConfigError(
+                f'cors_origins = ["*"] lets every web page in, so it needs a token: put one into {path} (mode 0600)'
+            )
+        return None
+    try:
+        mode = path.stat().st_mode
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token file {path} cannot be read: {error}") from error
+    if len(token) < MIN_TOKEN_CHARS:
+        raise ConfigError(f"the token in {path} has {len(token)} characters; at least {MIN_TOKEN_CHARS} are needed")
+    if stat.S_IMODE(mode) & 0o077:
+        log.warning("the token file %s is readable by others; run: chmod 600 %s", path, path)
+    return token
+
+
+def _make_token(path: Path) -> None:
+    try:
+        paths.private_dir(path.parent)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the token file {path} cannot be made: {error.strerror}") from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(random_secrets.token_urlsafe(32) + "\n")
+    log.info("a token for callers from other machines was made: %s", path)
+
+
+def write_state_file(plan: Plan, url: str, started: datetime) -> None:
+    path = paths.state_file(plan.state)
+    paths.private_dir(path.parent)
+    state = {
+        "pid": os.getpid(),
+        "url": url,
+        "version": __version__,
+        "started_at": started.isoformat(timespec="seconds"),
+        "token_file": str(plan.token_file),
+    }
+    temporary = path.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(state))
+    temporary.rename(path)
+
+
+def notify_reloading() -> None:
+    """systemd tells by the time that this reload is the one it asked for (Type=notify-reload)."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def notify(message: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where it did not ask."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, suppress(OSError):
+            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,215 @@
+"""`kill -9` at any moment of a turn: what a client had received is in the session after the next start."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import harness
+from tests.fakes import openai_server as fake
+from tests.fakes.openai_server import OpenAIServer
+from tests.harness import Stream, until
+
+KILLS = 30
+
+
+def turn_with_tools(request: dict[str, Any]) -> fake.Reply:
+    """Tokens, a tool, tokens, two tools of which one is slow, tokens: by how many results the turn has so far."""
+    messages = request["messages"]
+    asked = max(n for n, message in enumerate(messages) if message["role"] == "user")
+    results = sum(message["role"] == "tool" for message in messages[asked:])
+    if messages[asked]["content"] == "are you well?":
+        return fake.text("I am.")
+    words = [f"{results}.{n} " for n in range(30)]
+    head: list[bytes | float] = [0.02, fake.chunk({"role": "assistant", "content": ""})]
+    said: list[bytes | float] = [piece for word in words for piece in (0.005, fake.chunk({"content": word}))]
+    ends = {
+        0: fake.calls(("bash", {"command": "echo one > one.txt; echo first"})).parts,
+        1: fake.calls(("bash", {"command": "echo second"}), ("bash", {"command": "sleep 0.3; echo third"})).parts,
+        3: [fake.chunk({}, "stop"), fake.usage(), fake.DONE],
+    }
+    return fake.Reply([*head, *said, *ends[results]])
+
+
+def whole_turn(pawand: harness.Process) -> float:
+    """How long it takes."""
+    began = time.monotonic()
+    status, answer = pawand.call("POST", "/chat", {"message": "go", "session_id": "measure"})
+    assert (status, answer["iterations"], answer["tool_calls"]) == (200, 3, 3)
+    return time.monotonic() - began
+
+
+def texts(messages: list[dict[str, Any]]) -> str:
+    return "".join(m["content"] for m in messages if m["role"] == "assistant")
+
+
+def check(seen: list[harness.Event], stored: list[dict[str, Any]]) -> None:
+    """What the client saw of the turn is in its session."""
+    assert stored[0]["role"] == "user"
+    assert stored[0]["content"] == "go"
+    assert texts(stored).startswith(harness.tokens(seen))
+    ended = any(name == "done" for name, _ in seen)
+    last_text = next((m for m in reversed(stored) if m["role"] == "assistant"), None)
+    if harness.tokens(seen) and not ended and last_text is not None and last_text["tool_calls"] == []:
+        whole = "".join(f"3.{n} " for n in range(30))
+        assert last_text.get("interrupted", False) is (last_text["content"] != whole)
+    results = [m["tool_result"] for m in stored if m["role"] == "tool"]
+    calls = [call["id"] for m in stored if m["role"] == "assistant" for call in m["tool_calls"]]
+    assert [result["tool_call_id"] for result in results] == calls  # none dangling; ids come again in each iteration
+    completed = [data for name, data in seen if name == "tool_complete"]
+    for data, result in zip(completed, results, strict=False):
+        assert result["content"]["stdout"].strip() == data["result_preview"].strip()
+
+
+@pytest.mark.slow
+def test_thirty_kills_lose_nothing_that_was_seen(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
+    seed = random.randrange(10**9)
+    chance = random.Random(seed)
+    upstream.script = turn_with_tools
+    workspace, state = tmp_path / "w", tmp_path / "s"
+    with harness.serve(workspace, state, env=env) as pawand:
+        whole_turn(pawand)  # the first one waits for imports
+        length = whole_turn(pawand)
+    seen: list[harness.Event] = []
+    for kill in range(KILLS):
+        session = f"s{kill}"
+        with harness.serve(workspace, state, env=env) as pawand:
+            if kill:  # the one before
+                stored = pawand.stored(f"s{kill - 1}")
+                try:
+                    check(seen, stored)
+                except AssertionError as error:
+                    raise AssertionError(f"seed {seed}, kill {kill}: {error}\n{seen}\n{stored}") from error
+                assert pawand.call("GET", f"/sessions/s{kill - 1}")[1]["active_turn"] is None
+                answer = pawand.call("POST", "/chat", {"message": "are you well?", "session_id": f"s{kill - 1}"})
+                assert (answer[0], answer[1].get("content")) == (200, "I am."), answer
+            else:
+                pawand.call("POST", "/chat", {"message": "are you well?", "session_id": "warm"})
+            stream = Stream(pawand.url, "/chat/stream", {"message": "go", "session_id": session})
+            reading = threading.Thread(target=stream.read_rest)
+            reading.start()
+            time.sleep(chance.uniform(0.02, length))
+            pawand.kill()
+            reading.join(20)
+            seen = stream.events
+        assert seen[0][0] == "start"
+        assert json.loads((state / "sessions" / f"{session}.json").read_bytes())["id"] == session
+    with harness.serve(workspace, state, env=env) as pawand:
+        check(seen, pawand.stored(f"s{KILLS - 1}"))
+        assert len(pawand.call("GET", "/sessions")[1]) == KILLS + 2
+        assert not list((state / "sessions").glob("*.journal"))
+        assert not list((state / "sessions").glob("*corrupt*"))
+
+
+def test_the_tools_of_a_killed_daemon_end_with_it(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
+    upstream.script = [fake.calls(("bash", {"command": "while :; do touch alive; sleep 0.05; done"}))]
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        stream = Stream(pawand.url, "/chat/stream", {"message": "go", "session_id": "s"})
+        until((pawand.workspace / "alive").exists, "the command runs")
+        pawand.kill()
+        stream.read_rest()
+
+    def silent() -> bool:
+        (pawand.workspace / "alive").unlink(missing_ok=True)
+        time.sleep(0.2)
+        return not (pawand.workspace / "alive").exists()
+
+    until(silent, "the command ended")
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        [user, call, result] = pawand.stored("s")
+        assert (user["role"], call["role"], result["role"]) == ("user", "assistant", "tool")
+        assert "interrupted before it finished" in result["content"]
+
+
+def test_a_browser_tab_that_comes_back_after_a_crash_gets_resync(
+    tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]
+) -> None:
+    upstream.script = [fake.text(*"abcdef", pause=0.2), fake.text("second")]
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        stream = Stream(pawand.url, "/chat/stream", {"message": "one", "session_id": "s"})
+        stream.read_until("token", 2)
+        pawand.kill()
+        stream.read_rest()
+    last = stream.frames[-1][0]
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        again = Stream(pawand.url, "/sessions/s/events", Last_Event_ID=last)
+        assert [name for name, _ in again.read_until("resync")] == ["resync"]
+        shown = pawand.call("GET", "/sessions/s")[1]["messages"]
+        assert [(m["role"], m.get("interrupted", False)) for m in shown] == [("user", False), ("assistant", True)]
+        assert shown[1]["content"].startswith("ab")
+        pawand.call("POST", "/chat", {"message": "two", "session_id": "s"})
+        assert [name for name, _ in again.read_until("done")] == ["resync", "start", "token", "done"]
+        again.close()
+
+
+# --- journals that are found ----------------------------------------------------------------------
+
+
+def frame(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+SESSION = {
+    "id": "s", "model": "m", "created_at": "2026-04-14T12:00:00.000000+00:00",
+    "updated_at": "2026-04-14T12:00:00.000000+00:00", "messages": [{"role": "user", "content": "go", "tool_calls": []}],
+    "total_tokens": 0, "iteration_count": 0,
+}  # fmt: skip
+OPENING = frame("opening", {"at": 0, "message": {"role": "user", "content": "go"}})
+TOKENS = frame("token", {"content": "a", "iteration": 1}) + frame("token", {"content": "b", "iteration": 1})
+
+
+@pytest.mark.parametrize(
+    ("journal", "added", "kept"),
+    [
+        (b"", [], []),
+        (OPENING, [], []),
+        (OPENING[:-1], [], []),
+        (OPENING + TOKENS, [("assistant", "ab", True)], []),
+        (OPENING + TOKENS[:-3], [("assistant", "a", True)], []),
+        (OPENING + b"\0" * 4096, [], []),
+        (
+            OPENING + TOKENS + frame("message", {"role": "assistant", "content": "ab"}),
+            [("assistant", "ab", False)],
+            [],
+        ),
+        (b"garbage\n\n", [], ["s.journal.corrupt"]),
+        (TOKENS, [], ["s.journal.corrupt"]),
+        (OPENING + b"event: token\ndata: {\n\n", [], ["s.journal.corrupt"]),
+        (OPENING + b'event: message\ndata: {"role": "robot"}\n\n', [], ["s.journal.corrupt"]),
+        (OPENING + b"event: token\ndata: \xff\n\n", [], ["s.journal.corrupt"]),
+        (
+            frame("opening", {"at": 7, "message": {"role": "user", "content": "elsewhere"}}) + TOKENS,
+            [("user", "elsewhere", False), ("assistant", "ab", True)],
+            [],
+        ),
+    ],
+)
+def test_whatever_a_journal_holds_the_daemon_starts(
+    tmp_path: Path, env: dict[str, str], journal: bytes, added: list[tuple[str, str, bool]], kept: list[str]
+) -> None:
+    sessions = tmp_path / "s" / "sessions"
+    sessions.mkdir(parents=True)
+    (sessions / "s.json").write_text(json.dumps(SESSION))
+    (sessions / "s.journal").write_bytes(journal)
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        stored = pawand.stored("s")
+        assert [(m["role"], m["content"], m.get("interrupted", False)) for m in stored[1:]] == added
+        assert len(pawand.call("GET", "/sessions/s")[1]["messages"]) == 1 + len(added)
+    left = [file.name.rpartition("-")[0] for file in sessions.glob("s.journal*")]
+    assert left == kept
+
+
+def test_a_journal_whose_session_was_deleted_goes_with_it(tmp_path: Path, env: dict[str, str]) -> None:
+    sessions = tmp_path / "s" / "sessions"
+    sessions.mkdir(parents=True)
+    (sessions / "s.journal").write_bytes(OPENING + TOKENS)
+    (sessions / "no session.journal").write_bytes(OPENING)
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        assert pawand.call("GET", "/sessions/s")[0] == 404
+    assert [file.name for file in sessions.glob("*.journal")] == ["no session.journal"]

@@ -1,0 +1,375 @@
+"""Turns apart from their answers: submitted, cancelled, repeated, left alone by their clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.tcpclient import TCPClient
+
+from pawand.daemon import Parts
+from tests import harness
+from tests.fakes import openai_server as fake
+from tests.fakes.openai_server import OpenAIServer
+from tests.web.conftest import Fetch, until
+
+
+def body(message: str = "hello", **more: Any) -> bytes:
+    return json.dumps({"message": message, **more}).encode()
+
+
+async def connect(port: int, path: str, content: bytes, **headers: str) -> IOStream:
+    """A POST whose answer is left to read."""
+    stream = await TCPClient().connect("127.0.0.1", port)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    await stream.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return stream
+
+
+# --- POST /sessions/{id}/messages -----------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_a_message_is_accepted_and_its_events_follow_from_the_given_id(
+    fetch: Fetch, upstream: OpenAIServer
+) -> None:
+    upstream.script = [fake.text("one"), fake.text("two")]
+    await fetch("/chat", body=body(session_id="s"))
+    answer = await fetch("/sessions/s/messages", body=body("again"))
+    assert answer.code == 202
+    submitted = json.loads(answer.body)
+    assert set(submitted) == {"session_id", "turn_id", "last_event_id"}
+    assert submitted["session_id"] == "s"
+    assert submitted["last_event_id"].endswith("-3")
+    seen: list[bytes] = []
+    follower = asyncio.ensure_future(
+        fetch(f"/sessions/s/events?after={submitted['last_event_id']}", streaming_callback=seen.append)
+    )
+    await until(lambda: b"event: done" in b"".join(seen), "the end of the turn")
+    events = harness.parse_events(b"".join(seen).decode())
+    assert [name for name, _ in events] == ["start", "token", "done"]
+    assert events[0][1]["turn_id"] == submitted["turn_id"]
+    assert events[2][1]["content"] == "two"
+    await fetch("/sessions/s", method="DELETE")
+    await follower
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        ("/sessions/none/messages", b'{"message": "x"}', 404),
+        ("/sessions/-x/messages", b'{"message": "x"}', 400),
+        ("/sessions/s/messages", b'{"message": " "}', 400),
+        ("/sessions/s/messages", b"{}", 400),
+        ("/sessions/s/messages", b'{"message": "x", "model": ""}', 400),
+        ("/sessions/s/messages", b"nonsense", 400),
+    ],
+)
+async def test_bad_messages(fetch: Fetch, upstream: OpenAIServer, path: str, content: bytes, status: int) -> None:
+    await fetch("/sessions", body=b'{"session_id": "s"}')
+    answer = await fetch(path, body=content)
+    assert (answer.code, set(json.loads(answer.body))) == (status, {"error", "code"})
+    assert upstream.requests == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(limits__queued_per_session=1)
+async def test_a_full_queue_refuses_messages_too(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = lambda _: fake.text("a", "b", pause=0.2)
+    await fetch("/sessions", body=b'{"session_id": "s"}')
+    codes = [(await fetch("/sessions/s/messages", body=body(f"m{n}"))).code for n in range(3)]
+    assert codes == [202, 202, 429]
+    await fetch("/sessions/s/cancel?all=1", body=b"")
+
+
+# --- cancel ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_cancel_closes_the_upstream_and_keeps_what_was_said(
+    fetch: Fetch, upstream: OpenAIServer, state: Path
+) -> None:
+    upstream.script = [fake.text(*"abcdefghij", pause=0.3), fake.text("more")]
+    seen: list[bytes] = []
+    turn = asyncio.ensure_future(fetch("/chat/stream", body=body(session_id="s"), streaming_callback=seen.append))
+    await until(lambda: b'"content":"c"' in b"".join(seen), "three tokens")
+    began = time.monotonic()
+    answer = await fetch("/sessions/s/cancel", body=b"")
+    assert json.loads(answer.body) == {"cancelled": True}
+    assert time.monotonic() - began < 1
+    await until(upstream.hung_up.is_set, "the upstream's connection closed")
+    await turn
+    events = harness.parse_events(b"".join(seen).decode())
+    assert events[-1][0] == "error"
+    assert events[-1][1]["code"] == "cancelled"
+    stored = json.loads((state / "sessions" / "s.json").read_bytes())["messages"]
+    assert stored[-1]["content"] == harness.tokens(events)
+    assert stored[-1]["interrupted"] is True
+    assert (await fetch("/chat", body=body("go on", session_id="s"))).code == 200
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize(
+    "mode", [pytest.param("auto"), pytest.param("off", marks=pytest.mark.settings(sandbox__mode="off"))]
+)
+async def test_cancel_ends_the_whole_tree_of_a_tool_and_keeps_finished_results(
+    fetch: Fetch, upstream: OpenAIServer, workspace: Path, state: Path, mode: str
+) -> None:
+    stubborn = "trap '' TERM; (setsid nohup bash -c 'trap \"\" TERM; while :; do touch alive; sleep 0.05; done' &) ; "
+    upstream.script = [
+        fake.calls(("bash", {"command": "echo first"}), ("bash", {"command": stubborn + "while :; do sleep 0.1; done"}))
+    ]
+    turn = asyncio.ensure_future(fetch("/chat", body=body(session_id="s")))
+    await until((workspace / "alive").exists, "the command runs")
+    began = time.monotonic()
+    await fetch("/sessions/s/cancel", body=b"")
+    assert time.monotonic() - began < 1
+    os.remove(workspace / "alive")
+    await asyncio.sleep(0.3)  # several of its rounds
+    assert not (workspace / "alive").exists()
+    answer = await turn
+    assert (answer.code, json.loads(answer.body)["code"]) == (409, "cancelled")
+    messages = json.loads((state / "sessions" / "s.json").read_bytes())["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool"]
+    assert messages[2]["tool_result"]["content"]["stdout"] == "first\n"
+    assert messages[3]["tool_result"]["success"] is False
+    assert "interrupted" in messages[3]["content"]
+
+
+@pytest.mark.gen_test
+async def test_cancel_ends_the_running_turn_and_the_next_one_goes_on(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*"abcdef", pause=0.3), fake.text("second")]
+    first = asyncio.ensure_future(fetch("/chat", body=body("one", session_id="s")))
+    await until(lambda: upstream.requests, "the first turn asks")
+    second = asyncio.ensure_future(fetch("/chat", body=body("two", session_id="s")))
+    await until(lambda: len(upstream.requests) == 1, "one turn at a time")
+    assert json.loads((await fetch("/sessions/s/cancel", body=b"")).body) == {"cancelled": True}
+    assert (await first).code == 409
+    assert json.loads((await second).body)["content"] == "second"
+
+
+@pytest.mark.gen_test
+async def test_cancel_all_ends_those_that_wait_as_well(fetch: Fetch, upstream: OpenAIServer, parts: Parts) -> None:
+    upstream.script = [fake.text(*"abcdef", pause=0.3)]
+    turns = [asyncio.ensure_future(fetch("/chat", body=body(f"m{n}", session_id="s"))) for n in range(4)]
+    await until(lambda: len(parts.services.turns._slots["s"].turns) == 4 if parts.services.turns._slots else False, "4")
+    await until(lambda: upstream.requests, "the first turn asks")
+    assert json.loads((await fetch("/sessions/s/cancel?all=1", body=b"")).body) == {"cancelled": True}
+    assert [(await turn).code for turn in turns] == [409] * 4
+    messages = json.loads((await fetch("/sessions/s")).body)["messages"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["m0"]
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.gen_test
+async def test_cancel_where_nothing_runs(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("ok")]
+    await fetch("/chat", body=body(session_id="s"))
+    for path in ("/sessions/s/cancel", "/sessions/s/cancel?all=1", "/api/sessions/s/cancel"):
+        assert json.loads((await fetch(path, body=b"")).body) == {"cancelled": False}
+    assert (await fetch("/sessions/none/cancel", body=b"")).code == 404
+    assert (await fetch("/sessions/-/cancel", body=b"")).code == 400
+    assert (await fetch("/sessions/s/cancel", body=b"nonsense")).code == 400
+    assert (await fetch("/sessions/s/cancel")).code == 405
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(limits__turns=1)
+async def test_a_turn_that_waits_for_a_place_can_be_cancelled(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts
+) -> None:
+    upstream.script = [fake.text(*"abcdef", pause=0.3)]
+    first = asyncio.ensure_future(fetch("/chat", body=body(session_id="one")))
+    await until(lambda: upstream.requests, "the first turn asks")
+    second = asyncio.ensure_future(fetch("/chat", body=body(session_id="two")))
+    await until(lambda: parts.services.turns.active_turns == 2, "the second waits")
+    assert json.loads((await fetch("/sessions/two/cancel", body=b"")).body) == {"cancelled": True}
+    assert (await second).code == 409
+    await fetch("/sessions/one/cancel", body=b"")
+    await first
+
+
+# --- on_disconnect --------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+async def test_a_turn_that_shall_end_with_its_client_does(
+    fetch: Fetch, http_server: HTTPServer, http_port: int, upstream: OpenAIServer, path: str
+) -> None:
+    upstream.script = [fake.text(*"abcdefghij", pause=0.3)]
+    stream = await connect(http_port, path, body(session_id="s", on_disconnect="cancel"))
+    await until(lambda: upstream.requests, "the turn asks")
+    stream.close()
+    await until(upstream.hung_up.is_set, "the upstream's connection closed")
+    shown = {"active_turn": "?"}
+    for _ in range(200):
+        shown = json.loads((await fetch("/sessions/s")).body)
+        if shown["active_turn"] is None:
+            break
+        await asyncio.sleep(0.01)
+    assert shown["active_turn"] is None
+
+
+@pytest.mark.gen_test
+async def test_by_default_it_goes_on(
+    fetch: Fetch, http_server: HTTPServer, http_port: int, upstream: OpenAIServer
+) -> None:
+    upstream.script = [fake.text("a", "b", "c", pause=0.1)]
+    stream = await connect(http_port, "/chat", body(session_id="s"))
+    await until(lambda: upstream.requests, "the turn asks")
+    stream.close()
+    for _ in range(300):
+        shown = json.loads((await fetch("/sessions/s")).body)
+        if len(shown["messages"]) == 2 and shown["active_turn"] is None:
+            break
+        await asyncio.sleep(0.01)
+    assert shown["messages"][1]["content"] == "abc"
+
+
+@pytest.mark.gen_test
+async def test_it_ends_with_its_last_client(
+    fetch: Fetch, http_server: HTTPServer, http_port: int, upstream: OpenAIServer, parts: Parts
+) -> None:
+    upstream.script = [fake.text("a", "b", "c", pause=0.2)]
+    content = body(session_id="s", on_disconnect="cancel")
+    first = await connect(http_port, "/chat", content, Idempotency_Key="k")
+    await until(lambda: upstream.requests, "the turn asks")
+    second = asyncio.ensure_future(fetch("/chat", body=content, headers={"Idempotency-Key": "k"}))
+    [turn] = parts.services.turns._slots["s"].turns
+    await until(lambda: turn._clients == 2, "both clients are there")
+    first.close()
+    assert json.loads((await second).body)["content"] == "abc"
+
+
+@pytest.mark.gen_test
+async def test_on_disconnect_takes_two_words(fetch: Fetch) -> None:
+    assert (await fetch("/chat", body=body(on_disconnect="explode"))).code == 400
+
+
+# --- Idempotency-Key ------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("session", ["s", None])
+async def test_the_same_request_again_meets_the_first_turn(
+    fetch: Fetch, upstream: OpenAIServer, session: str | None
+) -> None:
+    upstream.script = [fake.text("a", "b", pause=0.1)]
+    content = body(session_id=session)
+    headers = {"Idempotency-Key": "key-1"}
+    answers = await asyncio.gather(*(fetch("/chat", body=content, headers=headers) for _ in range(3)))
+    streamed = await fetch("/chat/stream", body=content, headers=headers)
+    assert len(upstream.requests) == 1
+    found = [json.loads(answer.body) for answer in answers]
+    assert found[0]["content"] == "ab"
+    assert found[1:] == found[:1] * 2
+    events = harness.parse_events(streamed.body.decode())
+    assert [name for name, _ in events] == ["start", "token", "token", "done"]
+    assert events[0][1]["turn_id"] == found[0]["turn_id"]
+    shown = json.loads((await fetch(f"/sessions/{found[0]['session_id']}")).body)
+    assert len(shown["messages"]) == 2
+    assert len(json.loads((await fetch("/sessions")).body)) == 1
+
+
+@pytest.mark.gen_test
+async def test_the_same_key_with_another_body_is_refused_and_in_another_session_it_is_another(
+    fetch: Fetch, upstream: OpenAIServer
+) -> None:
+    upstream.script = lambda _: fake.text("ok")
+    headers = {"Idempotency-Key": "k"}
+    assert (await fetch("/chat", body=body("a", session_id="s"), headers=headers)).code == 200
+    for changed in (body("b", session_id="s"), body("a", session_id="s", model="m")):
+        answer = await fetch("/chat", body=changed, headers=headers)
+        assert (answer.code, json.loads(answer.body)["code"]) == (409, "conflict")
+    assert (await fetch("/chat", body=body("b", session_id="t"), headers=headers)).code == 200
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.gen_test
+async def test_messages_and_chat_share_their_keys(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("ok")]
+    await fetch("/sessions", body=b'{"session_id": "s"}')
+    headers = {"Idempotency-Key": "k"}
+    first = json.loads((await fetch("/sessions/s/messages", body=body("a"), headers=headers)).body)
+    again = json.loads((await fetch("/sessions/s/messages", body=body("a"), headers=headers)).body)
+    assert again["turn_id"] == first["turn_id"]
+    answer = json.loads((await fetch("/chat", body=body("a", session_id="s"), headers=headers)).body)
+    assert answer["turn_id"] == first["turn_id"]
+    late = json.loads((await fetch("/sessions/s/messages", body=body("a"), headers=headers)).body)
+    assert late == first
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(limits__ring_bytes=65536)
+async def test_a_turn_whose_beginning_is_gone_begins_with_resync(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*["x" * 4000] * 40)]
+    content = body(session_id="s")
+    headers = {"Idempotency-Key": "k"}
+    answer = json.loads((await fetch("/chat", body=content, headers=headers)).body)
+    frames = harness.parse_frames((await fetch("/chat/stream", body=content, headers=headers)).body.decode())
+    assert [name for _, name, _ in frames] == ["resync", "done"]
+    assert frames[1][2]["content"] == answer["content"] == "x" * 160_000
+    assert int(frames[0][0].rpartition("-")[2]) + 1 == int(frames[1][0].rpartition("-")[2])
+
+
+@pytest.mark.gen_test
+async def test_a_deleted_session_takes_its_keys_with_it(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("one"), fake.text("two")]
+    headers = {"Idempotency-Key": "k"}
+    await fetch("/chat", body=body(session_id="s"), headers=headers)
+    await fetch("/sessions/s", method="DELETE")
+    answer = await fetch("/chat", body=body(session_id="s"), headers=headers)
+    assert json.loads(answer.body)["content"] == "two"
+
+
+@pytest.mark.gen_test
+async def test_a_turn_that_failed_before_it_saved_anything_may_be_tried_again(
+    fetch: Fetch, upstream: OpenAIServer, state: Path, log_watch: Any
+) -> None:
+    log_watch.expect("turn failed")
+    upstream.script = [fake.text("now")]
+    file = state / "sessions" / "s.json"
+    file.write_bytes(b"{")
+    headers = {"Idempotency-Key": "k"}
+    assert (await fetch("/chat", body=body(session_id="s"), headers=headers)).code == 503
+    file.unlink()
+    assert (await fetch("/chat", body=body(session_id="s"), headers=headers)).code == 200
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_has_a_length(fetch: Fetch, key: str) -> None:
+    answer = await fetch("/chat", body=body(), headers={"Idempotency-Key": key})
+    assert (answer.code, json.loads(answer.body)["code"]) == (400, "bad_request")
+
+
+# --- how many at once -----------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(limits__turns=2)
+async def test_only_so_many_turns_run_at_once_and_the_next_waits(fetch: Fetch, upstream: OpenAIServer) -> None:
+    running = most = 0
+
+    def script(_: Any) -> fake.Reply:
+        return fake.text("a", "b", pause=0.1)
+
+    upstream.script = script
+    turns = [asyncio.ensure_future(fetch("/chat", body=body(session_id=f"s{n}"))) for n in range(5)]
+    while not all(turn.done() for turn in turns):
+        running = len(upstream.requests) - sum(turn.done() for turn in turns)
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+    assert [turn.result().code for turn in turns] == [200] * 5
+    assert most == 2
