@@ -164,45 +164,46 @@ OPENING = frame("opening", {"at": 0, "message": {"role": "user", "content": "go"
 TOKENS = frame("token", {"content": "a", "iteration": 1}) + frame("token", {"content": "b", "iteration": 1})
 
 
-@pytest.mark.parametrize(
-    ("journal", "added", "kept"),
-    [
-        (b"", [], []),
-        (OPENING, [], []),
-        (OPENING[:-1], [], []),
-        (OPENING + TOKENS, [("assistant", "ab", True)], []),
-        (OPENING + TOKENS[:-3], [("assistant", "a", True)], []),
-        (OPENING + b"\0" * 4096, [], []),
-        (
-            OPENING + TOKENS + frame("message", {"role": "assistant", "content": "ab"}),
-            [("assistant", "ab", False)],
-            [],
-        ),
-        (b"garbage\n\n", [], ["s.journal.corrupt"]),
-        (TOKENS, [], ["s.journal.corrupt"]),
-        (OPENING + b"event: token\ndata: {\n\n", [], ["s.journal.corrupt"]),
-        (OPENING + b'event: message\ndata: {"role": "robot"}\n\n', [], ["s.journal.corrupt"]),
-        (OPENING + b"event: token\ndata: \xff\n\n", [], ["s.journal.corrupt"]),
-        (
-            frame("opening", {"at": 7, "message": {"role": "user", "content": "elsewhere"}}) + TOKENS,
-            [("user", "elsewhere", False), ("assistant", "ab", True)],
-            [],
-        ),
-    ],
-)
-def test_whatever_a_journal_holds_the_daemon_starts(
-    tmp_path: Path, env: dict[str, str], journal: bytes, added: list[tuple[str, str, bool]], kept: list[str]
-) -> None:
+# What the journal holds, what it adds to the session, and whether it is put aside.
+JOURNALS: dict[str, tuple[bytes, list[tuple[str, str, bool]], bool]] = {
+    "empty": (b"", [], False),
+    "opened": (OPENING, [], False),
+    "opening-cut": (OPENING[:-1], [], False),
+    "tokens": (OPENING + TOKENS, [("assistant", "ab", True)], False),
+    "tokens-cut": (OPENING + TOKENS[:-3], [("assistant", "a", True)], False),
+    "nul-bytes": (OPENING + b"\0" * 4096, [], False),
+    "whole-answer": (
+        OPENING + TOKENS + frame("message", {"role": "assistant", "content": "ab"}),
+        [("assistant", "ab", False)],
+        False,
+    ),
+    "session-changed": (
+        frame("opening", {"at": 7, "message": {"role": "user", "content": "elsewhere"}}) + TOKENS,
+        [("user", "elsewhere", False), ("assistant", "ab", True)],
+        False,
+    ),
+    "garbage": (b"garbage\n\n", [], True),
+    "no-opening": (TOKENS, [], True),
+    "bad-token": (OPENING + b"event: token\ndata: {\n\n", [], True),
+    "bad-message": (OPENING + b'event: message\ndata: {"role": "robot"}\n\n', [], True),
+    "not-utf-8": (OPENING + b"event: token\ndata: \xff\n\n", [], True),
+}
+
+
+def test_whatever_a_journal_holds_the_daemon_starts(tmp_path: Path, env: dict[str, str]) -> None:
     sessions = tmp_path / "s" / "sessions"
     sessions.mkdir(parents=True)
-    (sessions / "s.json").write_text(json.dumps(SESSION))
-    (sessions / "s.journal").write_bytes(journal)
+    for name, (journal, _, _) in JOURNALS.items():
+        (sessions / f"{name}.json").write_text(json.dumps(SESSION))
+        (sessions / f"{name}.journal").write_bytes(journal)
     with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
-        stored = pawand.stored("s")
-        assert [(m["role"], m["content"], m.get("interrupted", False)) for m in stored[1:]] == added
-        assert len(pawand.call("GET", "/sessions/s")[1]["messages"]) == 1 + len(added)
-    left = [file.name.rpartition("-")[0] for file in sessions.glob("s.journal*")]
-    assert left == kept
+        for name, (journal, added, aside) in JOURNALS.items():
+            stored = pawand.stored(name)
+            assert [(m["role"], m["content"], m.get("interrupted", False)) for m in stored[1:]] == added, name
+            assert len(pawand.call("GET", f"/sessions/{name}")[1]["messages"]) == 1 + len(added), name
+            left = list(sessions.glob(f"{name}.journal*"))
+            assert [file.name.rpartition("-")[0] for file in left] == [f"{name}.journal.corrupt"] * aside
+            assert [file.read_bytes() for file in left] == [journal] * aside
 
 
 def test_a_journal_whose_session_was_deleted_goes_with_it(tmp_path: Path, env: dict[str, str]) -> None:

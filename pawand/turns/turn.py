@@ -20,7 +20,6 @@ from pawand.errors import (
     CancelledTurnError,
     PawandError,
     ShutdownError,
-    StorageError,
     TurnError,
     TurnTimeoutError,
 )
@@ -149,15 +148,9 @@ class Turn:
         self._ended.set()
 
     async def abandon(self, bench: Bench) -> None:
-        """End a turn that never ran. Where the daemon stops, its message is saved: it may have been accepted."""
+        """End a turn that never ran."""
         self._has_floor = False
-        reason = self._stop_reason or CancelledTurnError("the turn was cancelled")
-        if isinstance(reason, ShutdownError):
-            try:
-                await self._begin(bench)
-            except PawandError as failure:
-                log.warning("session %s: a message that waited is not saved: %s", self.session_id, failure)
-        await self._fail(bench, reason)
+        await self._fail(bench, self._stop_reason or CancelledTurnError("the turn was cancelled"))
         self._ended.set()
 
     async def _begin(self, bench: Bench) -> Session:
@@ -232,15 +225,17 @@ class Turn:
         )
 
     async def _fail(self, bench: Bench, error: PawandError) -> None:
-        session = self._session
-        if session is not None:
-            try:
-                await self._settle(bench, session)
-            except StorageError as failure:
-                log.warning("session %s: %s", self.session_id, failure)
-            except Exception:  # the error that is reported is the first one
-                log.exception("session %s could not be saved", self.session_id)
-        self._append_failure(bench, error, session.model if session else bench.default_model)
+        """Save what there is, and say why there is no more."""
+        try:
+            if self._session is None and isinstance(error, ShutdownError):
+                await self._begin(bench)  # a message that waited may have been accepted with 202
+            if self._session is not None:
+                await self._settle(bench, self._session)
+        except PawandError as failure:
+            log.warning("session %s: %s", self.session_id, failure)
+        except Exception:  # the error that is reported is the first one
+            log.exception("session %s could not be saved", self.session_id)
+        self._append_failure(bench, error, self._session.model if self._session else bench.default_model)
 
     def _append_failure(self, bench: Bench, error: PawandError, model: str) -> None:
         self.error = error
