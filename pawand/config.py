@@ -28,6 +28,7 @@ Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(min_length=1)]
+FilePath = Annotated[str, Meta(pattern=r"^[^\0]+$")]
 # Scheme, host and port of a web address; one with a user and password in it is refused.
 _ORIGIN = r"https?://([^\s/@\[\]:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
 Permission = Literal["allow", "prompt", "deny"]
@@ -40,7 +41,7 @@ class Server(Struct, frozen=True, kw_only=True):
     agent_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     allowed_hosts: list[str] = field(default_factory=list)
     cors_origins: list[Annotated[str, Meta(pattern=rf"^(\*|{_ORIGIN})$")]] = field(default_factory=list)
-    token_file: str | None = None
+    token_file: FilePath | None = None
     local_auth: Literal["open", "token"] = "open"
     drain_secs: Annotated[float, Meta(ge=0)] = 20.0
     keep_alive_secs: Annotated[float, Meta(gt=0, le=45)] = 15.0
@@ -49,12 +50,12 @@ class Server(Struct, frozen=True, kw_only=True):
 class Sandbox(Struct, frozen=True, kw_only=True):
     mode: Literal["auto", "require", "off"] = "auto"
     network: bool = False
-    read_only_paths: list[str] = field(default_factory=list)
-    writable_paths: list[str] = field(default_factory=list)
+    read_only_paths: list[FilePath] = field(default_factory=list)
+    writable_paths: list[FilePath] = field(default_factory=list)
 
 
 class Sessions(Struct, frozen=True, kw_only=True):
-    dir: str | None = None
+    dir: FilePath | None = None
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -67,7 +68,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Discovery(Struct, frozen=True, kw_only=True):
-    aegis_file: str | None = None
+    aegis_file: FilePath | None = None
     mdns: bool = False
     groups: list[str] = field(default_factory=list)
 
@@ -105,7 +106,7 @@ class Config(Struct, frozen=True, kw_only=True):
     first_event_timeout_secs: Seconds = 300.0
     stall_timeout_secs: Seconds = 120.0
     permission_timeout_secs: Seconds = 120.0
-    skills_repo: str | None = None
+    skills_repo: FilePath | None = None
     server: Server = field(default_factory=Server)
     sandbox: Sandbox = field(default_factory=Sandbox)
     sessions: Sessions = field(default_factory=Sessions)
@@ -229,7 +230,7 @@ def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.
         workspace_permissions = _check(stranger, warnings).permissions
         layers.append(Layer(stranger.name, {k: v for k, v in stranger.values.items() if k in WORKSPACE_KEYS}))
     if explicit:
-        layers.append(_file_layer(Path(explicit).expanduser(), required=True))
+        layers.append(_file_layer(paths.expand(explicit), required=True))
     layers.append(_environment_layer(env))
     layers.append(_flag_layer(flags))
 
@@ -262,7 +263,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def sessions_folder(config: Config, state: Path) -> Path:
-    return Path(config.sessions.dir).expanduser() if config.sessions.dir else state / "sessions"
+    return paths.expand(config.sessions.dir) if config.sessions.dir else state / "sessions"
 
 
 def load_secrets(names: list[str], env: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
@@ -321,9 +322,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _same_file(path: Path, other: Any) -> bool:
-    return (
-        bool(other) and path.exists() and Path(other).expanduser().exists() and path.samefile(Path(other).expanduser())
-    )
+    return bool(other) and path.exists() and paths.expand(other).exists() and path.samefile(paths.expand(other))
 
 
 def _environment_layer(env: Mapping[str, str]) -> Layer:

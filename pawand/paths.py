@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pawand.errors import ConfigError
+
 SYSTEM_CONFIG = Path("/etc/pawan/pawan.toml")
 CONFIG_NAME = "pawan.toml"
 
@@ -14,7 +16,7 @@ def state_dir(env: Mapping[str, str] = os.environ) -> Path:
     """`$PAWAND_STATE_DIR`, else systemd's `$STATE_DIRECTORY` (the first of a list), else `~/.pawan`."""
     for value in (env.get("PAWAND_STATE_DIR"), env.get("STATE_DIRECTORY", "").split(":")[0]):
         if value:
-            return Path(value).expanduser().absolute()
+            return expand(value).absolute()
     return Path.home() / ".pawan"
 
 
@@ -35,6 +37,14 @@ def aegis_file(env: Mapping[str, str] = os.environ) -> Path:
 def state_file(state: Path) -> Path:
     """Who runs here: `{pid, url, version, started_at, token_file}`, from when the port answers until the end."""
     return state / "run" / "pawand.json"
+
+
+def expand(path: str | Path) -> Path:
+    """With `~` and `~user` as the folders they stand for. Raises ConfigError for a user who is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no such user, or no home folder") from error
 
 
 def private_dir(path: Path) -> Path:

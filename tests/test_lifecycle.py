@@ -193,6 +193,48 @@ def test_sighup_keeps_the_old_settings_where_the_new_ones_are_wrong(
         assert upstream.requests[0]["temperature"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[server]\ntoken_file = '~nosuchuser/x'\n", "~nosuchuser/x: there is no such user"),
+        ('[sessions]\ndir = "a\\u0000b"\n', "sessions.dir"),
+        ("[server]\ntoken_file = '/proc/self/mem'\n", "cannot be read"),
+    ],
+)
+def test_after_a_sighup_that_failed_the_next_one_counts(
+    tmp_path: Path, env: dict[str, str], text: str, words: str
+) -> None:
+    del env["PAWAN_MODEL"]
+    config = tmp_path / "s" / "test.toml"
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config="model = 'a'\n") as pawand:
+        config.write_text(text)
+        hang_up(pawand, "the settings stay as they were")
+        assert words in pawand.log_text()
+        config.write_text("model = 'b'\n")
+        hang_up(pawand, "settings read again")
+        assert pawand.call("GET", "/health")[1]["model"] == "b"
+        assert "Traceback" not in pawand.log_text()
+
+
+def test_an_answer_that_is_being_sent_is_sent_to_its_end(
+    tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]
+) -> None:
+    upstream.script = [fake.text(*["x" * 100_000] * 120, pause=0.005)]
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        connection = keep_alive(pawand)
+        connection.request("POST", "/chat", json.dumps({"message": "x", "session_id": "s"}), HEADERS)
+        until(lambda: upstream.requests, "the turn asks")
+        pawand.process.send_signal(signal.SIGTERM)
+        answer = connection.getresponse()
+        received = 0
+        while data := answer.read(400_000):
+            received += len(data)
+            time.sleep(0.05)  # a slow reader
+        assert received == int(answer.headers["Content-Length"]) > 12_000_000
+        connection.close()
+        assert pawand.process.wait(10) == 0
+
+
 def test_a_turn_that_runs_keeps_its_settings(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
     other = OpenAIServer([fake.text("from the other")])
     upstream.script = [
@@ -200,6 +242,7 @@ def test_a_turn_that_runs_keeps_its_settings(tmp_path: Path, upstream: OpenAISer
         fake.text("from the first"),
     ]
     del env["OPENAI_API_URL"]
+    env["PAWAND_DEBUG"] = "1"  # its descriptors are looked at
     config = tmp_path / "s" / "test.toml"
     first = f'base_url = "{upstream.url}"\nprovider = "openai"\n'
     with other, harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=first) as pawand:
@@ -210,6 +253,16 @@ def test_a_turn_that_runs_keeps_its_settings(tmp_path: Path, upstream: OpenAISer
         hang_up(pawand, "settings read again")
         assert pawand.call("POST", "/chat", {"message": "b", "session_id": "t"})[1]["content"] == "from the other"
         assert turn.read_rest()[-1][1]["content"] == "from the first"
+        first_port = int(urlsplit(upstream.url).port or 0)
+        until(lambda: not connections_to(pawand.process.pid, first_port), "the first provider's connections closed")
+        assert connections_to(pawand.process.pid, int(urlsplit(other.url).port or 0))
+
+
+def connections_to(pid: int, port: int) -> int:
+    """How many of a process are open to a port of this machine."""
+    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[2].partition(":")[2], 16) == port and f"socket:[{row[9]}]" in inodes for row in rows)
 
 
 def test_sighup_reads_the_token_again(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:

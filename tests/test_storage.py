@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -122,6 +124,49 @@ def test_a_read_only_store_is_told_and_recovers(
         assert pawand.call("GET", "/health")[1]["status"] == "ok"
         assert pawand.call("POST", "/chat", {"message": "two", "session_id": "s"})[0] == 200
     assert "Traceback" not in pawand.log_text()
+
+
+@pytest.mark.parametrize("how", ["full", "ro"])
+def test_a_state_folder_that_cannot_be_written_at_the_start(
+    tmp_path: Path, upstream: OpenAIServer, env: dict[str, str], small_disk: SmallDisk, how: str
+) -> None:
+    upstream.script = lambda _: fake.text("ok")
+    state = small_disk.path / "state"
+    port = free_port()
+    with harness.serve(tmp_path / "w", state, env=env) as pawand:
+        pawand.call("POST", "/chat", {"message": "one", "session_id": "s"})
+    log = tmp_path / "log"
+    if how == "full":
+        small_disk.fill()
+    else:
+        small_disk.remount("ro")
+    command = [str(harness.COMMAND), "serve", "--workspace", str(tmp_path / "w"), "--port", str(port)]
+    environ = harness.environment(Path(os.environ["HOME"]), state, **env)
+    with log.open("wb") as output, subprocess.Popen(command, env=environ, stderr=output) as child:
+        try:
+            pawand = harness.Process(child, f"http://127.0.0.1:{port}", state, tmp_path / "w", log, environ)
+            until(lambda: "pawand 0." in log.read_text() or child.poll() is not None, "it started")
+            assert "the state file" in log.read_text()
+            assert pawand.call("GET", "/health")[1]["status"] == "degraded"
+            assert len(pawand.call("GET", "/sessions/s")[1]["messages"]) == 2
+            assert pawand.call("POST", "/chat", {"message": "two", "session_id": "s"})[1]["code"] == "storage"
+            if how == "full":
+                small_disk.free()
+            else:
+                small_disk.remount("rw")
+            upstream.script = [fake.calls(("bash", {"command": "echo hi > /tmp/x && cat /tmp/x"})), fake.text("ok")]
+            assert pawand.call("POST", "/chat", {"message": "two", "session_id": "s"})[0] == 200
+            assert pawand.stored("s")[-2]["tool_result"]["content"]["stdout"] == "hi\n"
+            until((state / "run" / "pawand.json").exists, "the state file")
+        finally:
+            child.terminate()
+        assert child.wait(10) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
 
 
 # --- damaged files --------------------------------------------------------------------------------

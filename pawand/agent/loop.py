@@ -18,6 +18,7 @@ from pawand import wire
 from pawand.agent import history, prompt
 from pawand.agent.approvals import Approvals
 from pawand.agent.permissions import Permissions
+from pawand.aio import uninterrupted
 from pawand.errors import EmptyAnswerError, ProviderError, ToolError
 from pawand.providers.base import CompletionRequest, Finish, Provider, Reasoning, Text
 from pawand.redact import Redactor
@@ -83,10 +84,12 @@ class Agent:
                 async for event in events:
                     yield event
             if not answer.tool_calls:
+                if answer.message is not None:
+                    yield answer.message
                 break
-            async with aclosing(self._run_tools(turn, answer)) as events:
-                async for event in events:
-                    yield event
+            async with aclosing(self._run_tools(turn, answer)) as items:
+                async for item in items:
+                    yield item
             await save()
         yield Finished(
             content=answer.text,
@@ -99,7 +102,7 @@ class Agent:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def _ask(self, turn: _Turn, answer: _Answer, *, last: bool) -> AsyncGenerator[Item, None]:
+    async def _ask(self, turn: _Turn, answer: _Answer, *, last: bool) -> AsyncGenerator[wire.Event, None]:
         """One iteration's answer, stored in the session; an empty one is asked for once more."""
         for attempt in (1, 2):
             try:
@@ -115,7 +118,8 @@ class Agent:
             if attempt == 2:
                 raise EmptyAnswerError("the model answered nothing, twice; try again or choose another model")
         if answer.text.strip() or answer.tool_calls:
-            yield turn.session.append(Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls))
+            message = Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls)
+            answer.message = turn.session.append(message)
 
     async def _stream(self, turn: _Turn, answer: _Answer, *, last: bool) -> AsyncGenerator[wire.Event, None]:
         """The answer's events, with retries, and then fallback models, as long as nothing of it was seen."""
@@ -183,7 +187,9 @@ class Agent:
     async def _run_tools(self, turn: _Turn, answer: _Answer) -> AsyncGenerator[Item, None]:
         """Run the calls, read-only neighbours at once, and store one result for each, in the order of the calls."""
         results: dict[str, Message] = {}
+        assert answer.message is not None
         try:
+            yield answer.message
             for batch in self._batches(answer.tool_calls):
                 async with aclosing(self._run_batch(turn, batch, results)) as events:
                     async for event in events:
@@ -227,7 +233,7 @@ class Agent:
             await task
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            await uninterrupted(asyncio.wait([task]))  # no tool outlives its turn
 
     async def _run_call(
         self, turn: _Turn, call: ToolCall, results: dict[str, Message], emit: Callable[[Item], None]
@@ -291,6 +297,8 @@ class _Answer:
         self.tool_calls: list[ToolCall] = []
         self.finish_reason = "stop"
         self.usage: wire.Usage | None = None
+        self.message: Message | None = None
+        """As the session keeps it, once it is whole."""
 
     @property
     def text(self) -> str:

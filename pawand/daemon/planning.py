@@ -38,7 +38,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def token_file(self) -> Path:
         file = self.config.server.token_file
-        return Path(file).expanduser() if file else self.state / "token"
+        return paths.expand(file) if file else self.state / "token"
 
     @property
     def aegis_files(self) -> list[Path]:
@@ -56,7 +56,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.environ) -> Plan:
     """Read and check all settings. Raises ConfigError."""
     state = paths.state_dir(env)
-    workspace = workspace.expanduser().absolute()
+    workspace = paths.expand(workspace).absolute()
     settings = config.load(workspace, flags, env)
     secrets = config.load_secrets(catalog.KEY_VARIABLES, env, settings.warnings)
     trusted = settings.sources.get("model") != settings.stranger
@@ -77,4 +77,4 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
 
 def _aegis_files(settings: Config) -> list[Path]:
     configured = settings.discovery.aegis_file
-    return [*([Path(configured).expanduser()] if configured else []), paths.aegis_file()]
+    return [*([paths.expand(configured)] if configured else []), paths.aegis_file()]

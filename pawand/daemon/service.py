@@ -31,6 +31,7 @@ from pawand.web.server import Server, connection_limit
 log = logging.getLogger(__name__)
 
 CLOSE_SECS = 5.0
+PUBLISH_SECS = 5.0
 
 
 def serve(plan: Plan) -> None:
@@ -67,7 +68,7 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
     server = Server(make_app(parts.services), max_connections=connections, max_body_size=4 * MAX_DRAINED_BYTES)
     server.add_sockets(sockets)
     publish = functools.partial(system.write_state_file, url=url, started=datetime.now(UTC))
-    publish(plan)
+    published = _try_to(publish, plan)
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,6 +76,8 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
     loop.add_signal_handler(signal.SIGHUP, _on_hang_up, sys.stdin.isatty(), stop, reload)
     _announce(plan, url, parts)
     tasks = [asyncio.create_task(_warm(store, parts)), asyncio.create_task(_reload_when_asked(parts, publish, reload))]
+    if not published:
+        tasks.append(asyncio.create_task(_publish_later(parts, publish)))
     try:
         await stop.wait()
     finally:
@@ -97,7 +100,28 @@ async def _stop(parts: Parts, server: Server) -> None:
     await turns.shutdown(drain_secs)
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECS):
+            await server.all_answered()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECS):
             await server.close_all_connections()
+
+
+def _try_to(publish: Callable[[Plan], None], plan: Plan) -> bool:
+    try:
+        publish(plan)
+    except OSError as error:
+        log.warning("the state file %s cannot be written: %s", paths.state_file(plan.state), error.strerror)
+        return False
+    return True
+
+
+async def _publish_later(parts: Parts, publish: Callable[[Plan], None]) -> None:
+    """Where the disk is full or read-only at the start, commands need --url until it is not."""
+    while True:
+        await asyncio.sleep(PUBLISH_SECS)
+        with suppress(OSError):
+            await asyncio.to_thread(publish, parts.plan)
+            return
 
 
 async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], asked: asyncio.Event) -> None:
@@ -107,18 +131,21 @@ async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], aske
         system.notify_reloading()
         try:
             await _reload(parts, publish)
-        except (ConfigError, OSError) as error:
+            await parts.provider.warm()
+        except ConfigError as error:
             log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - a user's slip needs no traceback
-        await parts.provider.warm()
-        system.notify("READY=1")
+        except Exception:  # whatever it was, the next signal must find somebody listening
+            log.exception("the settings could not be read again")
+        finally:
+            system.notify("READY=1")
 
 
 async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
     plan = await asyncio.to_thread(parts.plan.again)
     token = await asyncio.to_thread(system.read_token, plan, beyond_loopback=parts.beyond_loopback)
-    await asyncio.to_thread(publish, plan)
     changed, waiting = parts.changes(plan)
     await parts.adopt(plan, token)
+    await asyncio.to_thread(_try_to, publish, plan)
     _warn(plan)
     log.info("settings read again; changed: %s", ", ".join(changed) or "nothing")
     if waiting:

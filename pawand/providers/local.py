@@ -43,17 +43,18 @@ def bundled_weights() -> Path | None:
 
 
 class LocalServer:
-    """The child and how to reach it. `start` may be called once; `aclose` ends the child."""
+    """The child and how to reach it once `start`, which may be called once, has returned; `aclose` ends it."""
 
     def __init__(self, weights: Path) -> None:
         self._weights = weights
         self._process: asyncio.subprocess.Process | None = None
         self.key = secrets.token_urlsafe(32)
+        self.url = ""
 
-    async def start(self) -> str:
-        """Load the model and return the base URL. Raises ProviderError; a start that fails leaves no process."""
+    async def start(self) -> None:
+        """Load the model. Raises ProviderError; a start that fails leaves no process."""
         try:
-            return await self._start()
+            self.url = await self._start()
         except BaseException:
             await self.aclose()
             raise

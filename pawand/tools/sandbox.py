@@ -79,7 +79,6 @@ class Sandbox:
     def probe(cls, settings: config.Sandbox, workspace: Workspace, scratch: Path, hidden: Iterable[Path]) -> Sandbox:
         """Try the real profile once. `scratch` is where the sessions' private /tmp folders live. Blocks."""
         shutil.rmtree(scratch, ignore_errors=True)
-        paths.private_dir(scratch)
         hidden = list(hidden)
         if settings.mode == "off":
             return cls(settings, workspace, scratch, hidden, Status("off", "[sandbox] mode is off"))
@@ -160,14 +159,20 @@ class Sandbox:
 
     def _arguments(self, session_id: str, folder: str) -> list[str]:
         root = str(self._workspace.root)
-        temporary = str(paths.private_dir(self._scratch / session_id))
-        arguments = [*self._profile, "--bind", temporary, "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
+        arguments = [*self._profile, *self._temporary(session_id), "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
         for name in _GIT_READ_ONLY:
             if _is_plain(self._workspace.root, name):
                 arguments += ["--ro-bind", f"{root}/{name}", f"{root}/{name}"]
         if _is_plain(self._workspace.root, ".git") and (self._workspace.root / ".git").is_file():
             arguments += ["--ro-bind", f"{root}/.git", f"{root}/.git"]
         return [*arguments, "--chdir", os.path.normpath(f"{root}/{folder}"), "--"]
+
+    def _temporary(self, session_id: str) -> list[str]:
+        """A session's own /tmp; on a state folder that is full or read-only one that lasts for the command alone."""
+        try:
+            return ["--bind", str(paths.private_dir(self._scratch / session_id))]
+        except OSError:
+            return ["--tmpfs"]
 
     def _fixed_profile(self) -> list[str]:
         """The system, the same for every command of this daemon."""
@@ -200,7 +205,7 @@ class Sandbox:
         """The cover of the home, what is shown, and the covers of what is private: the deeper path lies on top."""
         home = _mountable(Path.home())
         readable = [_mountable(Path(path)) for path in self._readable_paths()]
-        writable = [_mountable(Path(path).expanduser()) for path in self._settings.writable_paths]
+        writable = [_mountable(paths.expand(path)) for path in self._settings.writable_paths]
         mounts = [(home, ["--tmpfs", str(home)])] if home != Path("/") else []
         mounts += [(path, ["--ro-bind-try", str(path), str(path)]) for path in readable]
         mounts += [(path, ["--bind-try", str(path), str(path)]) for path in writable]
@@ -223,7 +228,7 @@ class Sandbox:
             for path in found
             if path.exists() and not home.is_relative_to(path) and not str(path).startswith("/usr")
         ]
-        return [*map(str, dict.fromkeys(kept)), *(str(Path(p).expanduser()) for p in self._settings.read_only_paths)]
+        return [*map(str, dict.fromkeys(kept)), *(str(paths.expand(p)) for p in self._settings.read_only_paths)]
 
     def _venv_base(self, name: str) -> Path | None:
         """The interpreter that a virtual environment of the workspace was made from, if it is one of a toolchain.

@@ -22,7 +22,7 @@ from pawand.sessions.model import Session, check_id, new_id
 from pawand.sessions.store import SessionStore
 from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
-from pawand.turns.submissions import Submission, Submissions
+from pawand.turns.submissions import KEPT_SECS, Submission, Submissions
 from pawand.turns.turn import Bench, Turn
 
 BUSY_RETRY_SECS = 5
@@ -90,10 +90,11 @@ class TurnManager:
         slot = self._slots.get(session_id)
         return slot.turns[0].id if slot and slot.turns else None
 
-    def submit(self, submission: Submission, key: str | None = None) -> Turn:
+    def submit(self, submission: Submission, key: str | None = None, *, creates: bool = True) -> Turn:
         """Queue a message, or find the turn of the one that was sent before under the same idempotency key.
 
-        Raises BadRequestError, ConflictError, BusyError or UnavailableError, and then nothing was saved.
+        `creates` says whether it may make the session. Raises BadRequestError, ConflictError, BusyError or
+        UnavailableError, and then nothing was saved.
         """
         known = self.known(submission, key)
         if known is not None:
@@ -109,10 +110,12 @@ class TurnManager:
             submission.message,
             model,
             slot.log,
+            creates=creates,
             cancel_on_disconnect=submission.cancel_on_disconnect,
         )
         if key is not None:
             self._submissions.keep(key, submission, turn)
+            asyncio.get_running_loop().call_later(KEPT_SECS + 1, self._submissions.expire)
         slot.turns.append(turn)
         task = asyncio.create_task(self._run(slot, turn), name=f"turn {turn.id}")
         turn.launched(task)
@@ -174,10 +177,10 @@ class TurnManager:
             for turn in list(self._slots[session_id].turns):
                 turn.stop(CancelledTurnError("the session was deleted"))
         async with self._alone(session_id) as slot:
-            await asyncio.to_thread(self.store.delete, session_id)
-            await asyncio.to_thread(self._forget_context, session_id)
             self._submissions.forget(session_id)
             slot.approvals, slot.seen = Approvals(), {}
+            await asyncio.to_thread(self._forget_context, session_id)
+            await asyncio.to_thread(self.store.delete, session_id)
             if not slot.turns:
                 slot.log.close()
                 self._slots.pop(session_id, None)
@@ -268,14 +271,16 @@ class TurnManager:
 
     async def _run(self, slot: _Slot, turn: Turn) -> None:
         async with slot.order:
-            with contextlib.suppress(asyncio.CancelledError):  # only Turn.stop cancels
-                if turn.take_floor():
-                    async with self._places:
-                        context = self.bench.new_context(turn.session_id, slot.seen)
-                        await turn.run(self.bench, context, slot.approvals)
-            if not turn.ended:
-                await turn.abandon(self.bench)
-            slot.turns.remove(turn)
+            try:
+                with contextlib.suppress(asyncio.CancelledError):  # only Turn.stop cancels
+                    if turn.take_floor():
+                        async with self._places:
+                            context = self.bench.new_context(turn.session_id, slot.seen)
+                            await turn.run(self.bench, context, slot.approvals)
+                if not turn.ended:
+                    await turn.abandon(self.bench)
+            finally:
+                slot.turns.remove(turn)
         self._let_go_later(turn.session_id, slot)
 
     def _let_go_if_unused(self, session_id: str, slot: _Slot) -> None:

@@ -16,7 +16,7 @@ from pawand.errors import BadRequestError, ConflictError
 from pawand.turns.turn import Turn
 
 KEPT_SECS = 600.0
-MAX_KEPT = 10_000
+MAX_KEPT = 1000
 MAX_KEY_CHARS = 255
 
 
@@ -50,7 +50,7 @@ class Submissions:
         """The turn that `submission` began before. Raises BadRequestError, or ConflictError for another body."""
         if not 0 < len(key) <= MAX_KEY_CHARS:
             raise BadRequestError(f"`Idempotency-Key` must have 1 to {MAX_KEY_CHARS} characters")
-        self._expire()
+        self.expire()
         kept = self._kept.get((submission.session_id, key))
         if kept is None or kept.expired or (kept.turn.ended and not kept.turn.stored):
             return None  # a turn that left nothing behind may be tried again
@@ -69,9 +69,8 @@ class Submissions:
         """The session is gone, and with it what was said in it."""
         self._kept = {place: kept for place, kept in self._kept.items() if kept.turn.session_id != session_id}
 
-    def _expire(self) -> None:
-        while self._kept and self._kept[oldest := next(iter(self._kept))].expired:
-            del self._kept[oldest]
+    def expire(self) -> None:
+        self._kept = {place: kept for place, kept in self._kept.items() if not kept.expired}
 
 
 def _digest(submission: Submission) -> bytes:

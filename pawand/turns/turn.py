@@ -18,6 +18,7 @@ from pawand.aio import uninterrupted
 from pawand.config import Limits
 from pawand.errors import (
     CancelledTurnError,
+    NotFoundError,
     PawandError,
     ShutdownError,
     TurnError,
@@ -62,6 +63,7 @@ class Turn:
         model: str | None,
         event_log: EventLog,
         *,
+        creates: bool = True,
         cancel_on_disconnect: bool = False,
     ) -> None:
         self.id = str(uuid.uuid4())
@@ -80,6 +82,7 @@ class Turn:
         """The user's message is on disk."""
         self._message = message
         self._asked_model = model
+        self._creates = creates
         self._cancel_on_disconnect = cancel_on_disconnect
         self._clients = 0
         self._session: Session | None = None
@@ -145,12 +148,16 @@ class Turn:
         self._has_floor = False  # nothing interrupts the end
         if error is not None:
             await self._fail(bench, error)
-        self._ended.set()
+        self._end()
 
     async def abandon(self, bench: Bench) -> None:
         """End a turn that never ran."""
         self._has_floor = False
         await self._fail(bench, self._stop_reason or CancelledTurnError("the turn was cancelled"))
+        self._end()
+
+    def _end(self) -> None:
+        self._session, self._message = None, ""  # whoever keeps the turn for its outcome keeps no more
         self._ended.set()
 
     async def _begin(self, bench: Bench) -> Session:
@@ -159,6 +166,8 @@ class Turn:
 
         def store_message() -> Session:
             session = bench.store.load_or_none(self.session_id)
+            if session is None and not self._creates:
+                raise NotFoundError(f"session {self.session_id} was deleted while the message waited")
             session = session or Session.new(self.session_id, bench.default_model)
             session.set_model(self._asked_model or session.pinned_model or bench.default_model)
             session.append(message)

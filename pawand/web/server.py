@@ -72,6 +72,7 @@ class Server(HTTPServer):
         self._max_connections = max_connections
         self._waiting: dict[IOStream, None] = {}  # a set that keeps its order: the longest wait first
         self._busy: set[IOStream] = set()
+        self._answered = asyncio.Event()
         self._refusals: set[asyncio.Task[None]] = set()
         self._refusal = _refusal(max_connections)
         self._listeners: list[socket.socket] = []
@@ -91,6 +92,12 @@ class Server(HTTPServer):
             listener.close()
         self._listeners.clear()
         super().stop()
+
+    async def all_answered(self) -> None:
+        """Until no answer is under way."""
+        while self._busy:
+            self._answered.clear()
+            await self._answered.wait()
 
     async def close_all_connections(self) -> None:
         await super().close_all_connections()
@@ -180,6 +187,7 @@ class Server(HTTPServer):
         stream = cast(HTTP1ServerConnection, server_conn).stream
         if stream in self._busy:
             self._busy.remove(stream)
+            self._answered.set()
             self._waiting[stream] = None
         return _Watched(super().start_request(server_conn, request_conn), lambda: self._on_complete(stream))
 
@@ -192,6 +200,7 @@ class Server(HTTPServer):
         stream = cast(HTTP1ServerConnection, server_conn).stream
         self._waiting.pop(stream, None)
         self._busy.discard(stream)
+        self._answered.set()
         super().on_close(server_conn)
 
 

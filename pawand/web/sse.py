@@ -80,7 +80,8 @@ class StreamHandler(BaseHandler):
     def close_connection(self) -> None:
         connection = self.request.connection
         if isinstance(connection, HTTP1Connection):
-            connection.close()
+            # Not connection.close(), which forgets who waits for a flush or for the news that the client has gone.
+            connection.stream.close()
 
 
 def resync(log: EventLog, position: int, reason: str, session_id: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tornado.tcpclient import TCPClient
 
 from pawand.daemon import Parts
 from tests import harness
+from tests.conftest import LogWatch
 from tests.fakes import openai_server as fake
 from tests.fakes.openai_server import OpenAIServer
 from tests.web.conftest import Fetch, until
@@ -166,7 +168,7 @@ async def test_cancel_all_ends_those_that_wait_as_well(fetch: Fetch, upstream: O
     assert json.loads((await fetch("/sessions/s/cancel?all=1", body=b"")).body) == {"cancelled": True}
     assert [(await turn).code for turn in turns] == [409] * 4
     messages = json.loads((await fetch("/sessions/s")).body)["messages"]
-    assert [m["content"] for m in messages if m["role"] == "user"] == ["m0"]
+    assert [m["role"] for m in messages if m["role"] == "user"] == ["user"]  # of the one that ran
     assert len(upstream.requests) == 1
 
 
@@ -254,6 +256,44 @@ async def test_it_ends_with_its_last_client(
 @pytest.mark.gen_test
 async def test_on_disconnect_takes_two_words(fetch: Fetch) -> None:
     assert (await fetch("/chat", body=body(on_disconnect="explode"))).code == 400
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.settings(limits__ring_bytes=65536)
+@pytest.mark.parametrize(
+    ("method", "path", "outcome"),
+    [("POST", "/chat/stream", "cancelled"), ("GET", "/sessions/s/events", None)],
+)
+async def test_a_client_that_reads_nothing_is_let_go_for_good(
+    fetch: Fetch,
+    http_server: HTTPServer,
+    http_port: int,
+    upstream: OpenAIServer,
+    parts: Parts,
+    method: str,
+    path: str,
+    outcome: str | None,
+) -> None:
+    """Its handler ends, and for the turn it is a client that has gone."""
+    upstream.script = [fake.text(*["x" * 20_000] * 400, pause=0.003)]
+    await fetch("/sessions", body=b'{"session_id": "s"}')
+    stream = await TCPClient().connect("127.0.0.1", http_port, max_buffer_size=1024)
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    content = body(session_id="s", on_disconnect="cancel") if method == "POST" else b""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    await stream.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    turns = parts.services.turns
+    if method == "GET":
+        await until(lambda: turns._slots and turns._slots["s"].log.followed, "it follows")
+        await fetch("/sessions/s/messages", body=body())
+    await until(lambda: turns.active_turns, "the turn runs")
+    [turn] = turns._slots["s"].turns
+    await turn.wait()
+    assert getattr(turn.error, "code", None) == outcome
+    await until(lambda: not turns._slots["s"].log.followed, "nobody follows")
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+    assert "RequestHandler._execute" not in names
+    stream.close()
 
 
 # --- Idempotency-Key ------------------------------------------------------------------------------
@@ -352,6 +392,63 @@ async def test_a_turn_that_failed_before_it_saved_anything_may_be_tried_again(
 async def test_a_key_has_a_length(fetch: Fetch, key: str) -> None:
     answer = await fetch("/chat", body=body(), headers={"Idempotency-Key": key})
     assert (answer.code, json.loads(answer.body)["code"]) == (400, "bad_request")
+
+
+@pytest.mark.gen_test
+async def test_a_turn_that_is_kept_for_its_key_keeps_no_session(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts
+) -> None:
+    upstream.script = [fake.text("ok")]
+    await fetch("/chat", body=body("x" * 1000, session_id="s"), headers={"Idempotency-Key": "k"})
+    [kept] = parts.services.turns._submissions._kept.values()
+    assert (kept.turn._session, kept.turn._message) == (None, "")
+    assert kept.turn.outcome is not None
+
+
+# --- DELETE ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_a_message_to_a_session_that_is_being_deleted_does_not_bring_it_back(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts, workspace: Path, state: Path, log_watch: LogWatch
+) -> None:
+    log_watch.expect("was deleted while the message waited")
+    command = "trap '' TERM; touch alive; while :; do sleep 0.1; done"  # takes half a second to end
+    upstream.script = [fake.calls(("bash", {"command": command}))]
+    running = asyncio.ensure_future(fetch("/chat", body=body(session_id="s")))
+    await until((workspace / "alive").exists, "the command runs")
+    deleting = asyncio.ensure_future(fetch("/sessions/s", method="DELETE"))
+    turns = parts.services.turns
+    await until(lambda: turns._slots["s"].turns[0]._stop_reason, "the turn is being stopped")
+    accepted = await fetch("/sessions/s/messages", body=body("late"))
+    assert accepted.code == 202
+    late = turns._slots["s"].turns[-1]
+    assert (await deleting).code == 204
+    assert (await running).code == 409
+    await late.wait()
+    assert late.error is not None
+    assert "was deleted while the message waited" in late.error.message
+    assert os.listdir(state / "sessions") == [".lock"]
+    assert (await fetch("/sessions/s")).code == 404
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_tool_never_outlives_its_turn_however_often_it_is_stopped(
+    fetch: Fetch, upstream: OpenAIServer, parts: Parts, workspace: Path
+) -> None:
+    command = "trap '' TERM; touch alive; while :; do touch alive; sleep 0.02; done"
+    upstream.script = [fake.calls(("bash", {"command": command}))]
+    running = asyncio.ensure_future(fetch("/chat", body=body(session_id="s")))
+    await until((workspace / "alive").exists, "the command runs")
+    [turn] = parts.services.turns._slots["s"].turns
+    assert turn._task is not None
+    for _ in range(3):
+        turn._task.cancel()
+        await asyncio.sleep(0.05)
+    await running
+    (workspace / "alive").unlink()
+    await asyncio.sleep(0.2)
+    assert not (workspace / "alive").exists()
 
 
 # --- how many at once -----------------------------------------------------------------------------
