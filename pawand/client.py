@@ -135,7 +135,7 @@ class Client:
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise NotRunningError(
-                    f"pawand does not answer at {self.url} ({error or type(error).__name__})"
+                    f"pawand does not answer at {self.url} ({error or type(error).__name__}); `pawand serve` starts it"
                 ) from error
             if response.status >= 400:
                 raise _refused(self.url, response)

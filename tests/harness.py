@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from blockbuster import BlockBuster, blockbuster_ctx
+
 from pawand import daemon
 from pawand.sessions.store import SessionStore
 
@@ -25,6 +27,15 @@ MODEL = "test-model"
 Event = tuple[str, dict[str, Any]]
 Frame = tuple[str, str, dict[str, Any]]
 """(id, name, data)"""
+
+
+@contextmanager
+def no_blocking() -> Iterator[BlockBuster]:
+    """A call of ours that would block the event loop raises."""
+    with blockbuster_ctx("pawand") as watch:
+        watch.functions["os.write"].can_block_in("sessions/journal.py", "write")  # docs/decisions/0014
+        watch.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")  # not ours
+        yield watch
 
 
 def parts(workspace: Path, state: Path, upstream: str, **flags: Any) -> daemon.Parts:

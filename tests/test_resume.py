@@ -185,10 +185,11 @@ def test_a_follower_that_never_reads_is_let_go_when_it_falls_behind(
     tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]
 ) -> None:
     upstream.script = lambda _: fake.text(*["x" * 20_000] * 400, pause=0.004)
-    config = "[limits]\nring_bytes = 100_000\n"
-    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as pawand:
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
         pawand.call("POST", "/sessions", {"session_id": "s"})
         with one_that_never_reads(pawand.url, "/sessions/s/events") as sock:
+            crowd = Crowd(pawand.url, "/sessions/s/events", 5)
+            until(lambda: all(crowd.received), "the others are connected")
             reader = Stream(pawand.url, "/chat/stream", {"message": "go", "session_id": "s"})
             events = reader.read_rest()
             assert events[-1][1]["content"] == "x" * 8_000_000
@@ -200,6 +201,10 @@ def test_a_follower_that_never_reads_is_let_go_when_it_falls_behind(
             except ConnectionResetError:
                 pass
             assert received < 8_000_000
+            crowd.join()
+            for body in crowd.received:
+                tokens = bytes(body).partition(b"\r\n\r\n")[2].partition(b"event: done")[0]
+                assert tokens.count(b"x") == 8_000_000
         assert pawand.call("GET", "/health")[1]["active_turns"] == 0
 
 
@@ -219,8 +224,20 @@ def test_a_cursor_that_is_none_gets_resync(tmp_path: Path, upstream: OpenAIServe
         turn = Stream(pawand.url, "/chat/stream", {"message": "go", "session_id": "s"})
         turn.read_rest()
         epoch = turn.frames[0][0].partition("-")[0]
-        for cursor in ("x", "0123456789ab-1", f"{epoch}-99999", f"{epoch}--1", f"{epoch}-", f"{epoch}-1-2", "-", "é-1"):
-            stream = Stream(pawand.url, f"/sessions/s/events?after={quote(cursor)}")
+        for cursor in (
+            "x",
+            "0123456789ab-1",
+            f"{epoch}-99999",
+            f"{epoch}--1",
+            f"{epoch}-",
+            f"{epoch}-1-2",
+            "-",
+            "é-1",
+            "\0",
+            "\udcff",
+            "\u2028",
+        ):
+            stream = Stream(pawand.url, f"/sessions/s/events?after={quote(cursor, errors='surrogateescape')}")
             [(name, data)] = stream.read_until("resync")
             assert (name, data["session_id"]) == ("resync", "s"), cursor
             # whoever comes back with the id of the resync is in step

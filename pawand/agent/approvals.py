@@ -81,12 +81,13 @@ class Approvals:
 
 
 def _summary(call: ToolCall) -> str:
-    """The call in one line, `bash command=make test`."""
+    """The call in one line, `bash command=make test`, which says where lines end and how much it leaves out."""
     values = call.arguments if isinstance(call.arguments, dict) else {"arguments": call.arguments}
     words = [call.name, *(f"{name}={_cut(str(value), VALUE_CHARS)}" for name, value in values.items())]
     return _cut(" ".join(words), SUMMARY_CHARS)
 
 
 def _cut(text: str, limit: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    left_out = len(text) - limit
+    text = " ⏎ ".join(text[:limit].splitlines())
+    return f"{text}… (+{left_out} characters)" if left_out > 0 else text

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import termios
 from typing import Any
 from urllib.parse import quote
 
 import click
 
 from pawand.cli.common import Context, printable
-from pawand.client import Client, RefusedError
+from pawand.client import Client, NotRunningError, RefusedError
 from pawand.errors import PawandError
 
 _ANSWERS = {"y": "allow", "a": "allow_session", "n": "deny"}
@@ -35,12 +36,18 @@ def command(context: Context, message: str, session: str | None, model: str | No
     client = context.client()
     body = {"message": message, "session_id": session, "model": model}
     events = client.stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
-    show = _print_json if as_json else _Terminal(client).show
+    terminal = _Terminal(client)
+    show = _print_json if as_json else terminal.show
     terminal_event: tuple[str, dict[str, Any]] | None = None
-    for event, id, data in events:
-        show(event, id, data)
-        if event in ("done", "error"):
-            terminal_event = event, data
+    try:
+        for event, id, data in events:
+            show(event, id, data)
+            if event in ("done", "error"):
+                terminal_event = event, data
+    except (KeyboardInterrupt, click.Abort, NotRunningError):
+        if not as_json and terminal_event is None:
+            terminal.say_how_to_come_back()
+        raise
     if terminal_event is None:
         raise TurnFailedError("the connection ended before the turn did")
     name, data = terminal_event
@@ -87,19 +94,30 @@ class _Terminal:
                     self._note(f"the answer is not complete: {data['finish_reason']}")
                 self._note(f"session {data['session_id']}")
             case "error":
-                self._end_line()
+                self._note(f"session {data['session_id']}")
+
+    def say_how_to_come_back(self) -> None:
+        if self._session:
+            path = f"{self._client.url}/sessions/{self._session}"
+            self._note(f"the turn goes on in session {self._session}: follow it with GET {path}/events,")
+            self._note(f"end it with POST {path}/cancel, go on with --session {self._session}")
 
     def _ask(self, request: dict[str, Any]) -> None:
-        """The first answer counts, whichever client it comes from."""
+        """Show the whole call and take an answer. The first one counts, whichever client it comes from."""
         path = f"/sessions/{self._session}/permissions/{quote(str(request['id']), safe='')}"
-        self._note(f"? {request['summary']}")
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            self._note(f"? {request['summary']}")
             self._note(f'  waits for approval: POST {path} {{"decision": "allow"}} (or allow_session, deny)')
             return
+        self._note(f"? {request['tool']}, until {request['expires_at']}")
+        for line in _lines(request["arguments"]):
+            click.echo(f"  {printable(line)}", err=True)
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question does not answer it
         question = "  Allow it? [y]es, [a]lways in this session, [n]o"
-        answer = click.prompt(question, type=click.Choice(list(_ANSWERS)), show_choices=False, err=True)
+        choices = click.Choice([*_ANSWERS, "yes", "always", "no"], case_sensitive=False)
+        answer = click.prompt(question, type=choices, show_choices=False, err=True)
         try:
-            self._client.post(path, {"decision": _ANSWERS[answer]})
+            self._client.post(path, {"decision": _ANSWERS[answer[0]]})
         except RefusedError as error:
             self._note(f"  {error.message}")
 
@@ -117,6 +135,16 @@ class _Terminal:
         if self._in_line:
             click.echo()
             self._in_line = False
+
+
+def _lines(arguments: Any) -> list[str]:
+    """All of a call's arguments, the line ends of each where they are."""
+    values = arguments if isinstance(arguments, dict) else {"arguments": arguments}
+    shown = []
+    for name, value in values.items():
+        first, *rest = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split("\n")
+        shown += [f"{name}: {first}", *(f"  {line}" for line in rest)]
+    return shown
 
 
 def _brief(arguments: Any) -> str:

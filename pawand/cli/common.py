@@ -14,7 +14,8 @@ import click
 from pawand import paths
 from pawand.client import Client, read_state_file, url_of
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, and those that hide text or change its direction.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 

@@ -95,7 +95,10 @@ async def _stop(parts: Parts, server: Server) -> None:
     drain_secs = parts.plan.config.server.drain_secs
     system.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((drain_secs + 2 * CLOSE_SECS) * 1e6)}")
     turns = parts.services.turns
-    log.info("stopping; %d sessions have turns under way, and %g s for them", turns.active_turns, drain_secs)
+    if turns.active_turns and drain_secs:
+        log.info("stopping; running turns have %g s to end, a second signal ends them at once", drain_secs)
+    else:
+        log.info("stopping")
     server.stop()
     await turns.shutdown(drain_secs)
     with suppress(TimeoutError):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Struct
-from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from pawand import __version__, wire
@@ -80,8 +79,16 @@ class MediaTypeError(PawandError):
     code = "unsupported_media_type"
 
 
+class _EveryMethod(tuple[str, ...]):
+    """Tornado refuses unknown methods before anything else is looked at; here the caller is looked at first."""
+
+    def __contains__(self, method: object) -> bool:
+        return True
+
+
 @stream_request_body
 class BaseHandler(RequestHandler):
+    SUPPORTED_METHODS = _EveryMethod()
     verbs: tuple[str, ...] = ()
     """What the route takes, HEAD and OPTIONS aside."""
     public = False
@@ -114,7 +121,8 @@ class BaseHandler(RequestHandler):
             self._check_length()
         except PawandError as error:
             waits = self.request.headers.get("Expect", "").lower() == "100-continue"
-            if waits or self._declared_length() > MAX_DRAINED_BYTES:
+            unknown = self.request.method not in RequestHandler.SUPPORTED_METHODS
+            if waits or unknown or self._declared_length() > MAX_DRAINED_BYTES:
                 self.set_header("Connection", "close")
                 raise
             self._refuse(error)
@@ -147,6 +155,10 @@ class BaseHandler(RequestHandler):
             self.set_header("Vary", "Origin")
         if origin is not None:
             self.set_header("Access-Control-Allow-Origin", origin)
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A path that is no UTF-8 is looked at in its turn, like every other that names nothing."""
+        return value.decode("utf-8", "replace") if name is None else super().decode_argument(value, name)
 
     def _check_method(self) -> None:
         method = "GET" if self.request.method == "HEAD" else self.request.method
@@ -203,7 +215,11 @@ class BaseHandler(RequestHandler):
 
     @property
     def idempotency_key(self) -> str | None:
-        return self.request.headers.get("Idempotency-Key")
+        """Raises BadRequestError where there are two."""
+        keys = self.request.headers.get_list("Idempotency-Key")
+        if len(keys) > 1:
+            raise BadRequestError("there is more than one `Idempotency-Key`: send one")
+        return keys[0] if keys else None
 
     def decode_body(self, kind: type[_T]) -> _T:
         """The JSON body as `kind`; an empty body is `{}`. Raises MediaTypeError or BadRequestError."""
@@ -216,7 +232,7 @@ class BaseHandler(RequestHandler):
             # All of it is decoded before it is typed: what is wrong in an unknown field is wrong too.
             return msgspec.convert(msgspec.json.decode(body), kind)
         except msgspec.ValidationError as error:
-            raise BadRequestError(f"the body does not fit: {error}") from error
+            raise BadRequestError(f"the body does not fit: {error}{_allowed(kind, str(error))}") from error
         except msgspec.DecodeError as error:
             raise BadRequestError(f"the body is not valid JSON: {error}") from error
         except UnicodeDecodeError as error:
@@ -249,7 +265,7 @@ class BaseHandler(RequestHandler):
             self.set_header("Retry-After", str(error.retry_after))
         if isinstance(error, UnauthorizedError):
             self.set_header("WWW-Authenticate", "Bearer")
-        self.reply(_explain(status_code, error, self.request))
+        self.reply(_explain(status_code, error))
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         if isinstance(value, StorageError):
@@ -265,11 +281,15 @@ class UnknownRouteHandler(BaseHandler):
     """Every path that is in no route."""
 
 
-def _explain(status: int, error: BaseException | None, request: HTTPServerRequest) -> wire.Error:
+def _allowed(kind: type, error: str) -> str:
+    """The words that a field takes, where msgspec says only that another is none of them."""
+    choices = get_args(get_type_hints(kind).get(error.partition("`$.")[2].rstrip("`")))
+    return f"; it takes {' or '.join(map(repr, choices))}" if "enum" in error else ""
+
+
+def _explain(status: int, error: BaseException | None) -> wire.Error:
     if isinstance(error, PawandError):
         return wire.Error(error.message, error.code)
-    if isinstance(error, HTTPError) and status == 405:
-        return wire.Error(f"method {request.method} is not known here", "method_not_allowed")
     if isinstance(error, HTTPError) and status < 500:
         phrase = HTTPStatus(status).phrase.lower()
         return wire.Error(f"{phrase}: {error.log_message}" if error.log_message else phrase, "bad_request")

@@ -37,6 +37,7 @@ HEAD_SECS = 30.0
 BODY_SECS = 30.0
 MAX_REFUSALS = 16
 REFUSAL_SECS = 1.0
+HOLD_SECS = 0.02
 RETRY_SECS = 5
 ACCEPTS_AT_ONCE = 16
 """Few, so that a client that has sent its request is read before many newer ones push it out."""
@@ -147,7 +148,7 @@ class Server(HTTPServer):
     def _admit(self, connection: socket.socket, address: Any) -> None:
         if len(self._waiting) + len(self._busy) >= self._max_connections:
             if not self._waiting:
-                self._refuse(connection)
+                self._hold(connection, address)
                 return
             self._close_longest_waiting()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECS * 1000))
@@ -162,14 +163,23 @@ class Server(HTTPServer):
         stream.close()
         self._warn("closed")
 
-    def _refuse(self, connection: socket.socket) -> None:
-        self._warn("refused")
+    def _hold(self, connection: socket.socket, address: Any) -> None:
         if len(self._refusals) >= MAX_REFUSALS:
+            self._warn("refused")
             connection.close()
             return
-        task = asyncio.create_task(_answer_and_close(connection, self._refusal))
+        task = asyncio.create_task(self._admit_or_refuse(connection, address))
         self._refusals.add(task)
         task.add_done_callback(self._refusals.discard)
+
+    async def _admit_or_refuse(self, connection: socket.socket, address: Any) -> None:
+        """Look once more: Tornado tells a little late that an answer is through, or its client gone."""
+        await asyncio.sleep(HOLD_SECS)
+        if self._waiting or len(self._busy) < self._max_connections:
+            self._admit(connection, address)
+        else:
+            self._warn("refused")
+            await _answer_and_close(connection, self._refusal)
 
     def _warn(self, what: str) -> None:
         if counts := self._rations["limit"].count(what):

@@ -109,7 +109,8 @@ class EventsHandler(OneSessionHandler, StreamHandler):
             self.close_connection()
             return
         followed = turns.follow(id)
-        known = self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", "")
+        after = self.request.query_arguments.get("after", [b""])[-1].decode("utf-8", "replace")
+        known = self.request.headers.get("Last-Event-ID") or after
         position, lost = _begin_at(followed, known)
         cursor = self.follow(followed.log, position)
         try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import subprocess
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,7 +187,14 @@ def in_terminal(pawand: harness.Process, *arguments: str) -> Iterator[Terminal]:
     master, slave = os.openpty()
     command = [str(harness.COMMAND), *arguments]
     child = subprocess.Popen(
-        command, env=pawand.env, cwd=pawand.workspace, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        command,
+        env=pawand.env,
+        cwd=pawand.workspace,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
     )
     os.close(slave)
     try:
@@ -225,7 +235,8 @@ def test_chat_asks_in_the_terminal(prompting: harness.Process, upstream: OpenAIS
     upstream.script = touch("a", "b", "c")
     with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
         terminal.read_until("[n]o: ")
-        assert "? bash command=touch a" in terminal.seen
+        assert "? bash, until 20" in terminal.seen
+        assert "\r\n  command: touch a\r\n" in terminal.seen
         assert not (prompting.workspace / "a").exists()
         terminal.type("what\n")
         terminal.read_until("'what' is not one of")
@@ -234,9 +245,40 @@ def test_chat_asks_in_the_terminal(prompting: harness.Process, upstream: OpenAIS
         terminal.type("a\n")  # c is not asked about any more
         terminal.read_until("session s")
         assert terminal.child.wait(10) == 0
-        assert "touch c\r\n  Allow" not in terminal.seen
+        assert terminal.seen.count("Allow it?") == 3  # one of them again after a word that is none
+        assert "command: touch c" not in terminal.seen
         assert "finished" in terminal.seen
     assert [(prompting.workspace / name).exists() for name in "abc"] == [False, True, True]
+
+
+def test_chat_shows_all_of_what_is_approved(prompting: harness.Process, upstream: OpenAIServer) -> None:
+    hidden = f"echo {'a' * 200}; touch one # \u202eall\u200b well\ntouch two"
+    upstream.script = [fake.calls(("bash", {"command": hidden})), fake.text("finished")]
+    with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
+        terminal.type("y\n")  # before there is a question
+        terminal.read_until("[n]o: ")
+        assert "touch one # all well\r\n    touch two\r\n" in terminal.seen
+        time.sleep(0.2)
+        assert not (prompting.workspace / "one").exists()
+        [asked] = prompting.call("GET", "/sessions/s/permissions")[1]
+        assert " characters)" in asked["summary"]
+        terminal.type("no\n")
+        terminal.read_until("session s")
+    assert not list(prompting.workspace.iterdir())
+
+
+@pytest.mark.parametrize("keys", ["\x03", "\x04"])
+def test_chat_that_is_interrupted_says_how_to_come_back(
+    prompting: harness.Process, upstream: OpenAIServer, keys: str
+) -> None:
+    upstream.script = touch("a")
+    with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
+        terminal.read_until("[n]o: ")
+        terminal.type(keys)
+        terminal.read_until("go on with --session s")
+        assert "POST " + prompting.url + "/sessions/s/cancel" in terminal.seen
+        assert terminal.child.wait(10) == 130
+    assert prompting.call("POST", "/sessions/s/cancel")[1] == {"cancelled": True}
 
 
 def test_chat_tells_when_somebody_else_was_quicker(prompting: harness.Process, upstream: OpenAIServer) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from blockbuster import blockbuster_ctx
 
 from pawand import config
 from pawand.daemon import TOOLS
@@ -26,6 +25,7 @@ from pawand.tools.base import Outcome, Registry, ToolContext
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Workspace
 from pawand.wire import ToolCall
+from tests import harness
 
 SECRET = "what-no-tool-may-show"
 Mode = Literal["auto", "require", "off"]
@@ -71,7 +71,7 @@ class Bench:
     async def run(self, name: str, **arguments: Any) -> Outcome:
         call = ToolCall(id="call_1", name=name, arguments=arguments)
         parsed = self.registry.parse(call)
-        with blockbuster_ctx("pawand"):
+        with harness.no_blocking():
             return await self.registry.run(call, parsed, self.context, self.emitted.append)
 
     def call(self, name: str, **arguments: Any) -> Outcome:

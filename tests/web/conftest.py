@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import BlockBuster, blockbuster_ctx
+from blockbuster import BlockBuster
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
@@ -54,8 +55,7 @@ def app(parts: Parts, log_watch: LogWatch) -> Application:
 @pytest.fixture(autouse=True)
 def _no_blocking(io_loop: IOLoop) -> Iterator[BlockBuster]:
     """A call that would block the loop raises."""
-    with blockbuster_ctx("pawand") as watch:
-        watch.functions["os.write"].can_block_in("sessions/journal.py", "write")  # docs/decisions/0014
+    with harness.no_blocking() as watch:
         yield watch
 
 
@@ -80,7 +80,8 @@ def fetch(http_client: AsyncHTTPClient, base_url: str) -> Fetch:
         options.setdefault("request_timeout", 20)
         if "body" in options:
             options.setdefault("method", "POST")
-            options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
+            if not isinstance(options.get("headers"), HTTPHeaders):
+                options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
         return await http_client.fetch(address + path, **options)
 
     return call

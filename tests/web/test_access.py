@@ -239,11 +239,18 @@ async def test_checks_come_in_order(token: str, fetch: Fetch) -> None:
     bad = {"Host": "evil.example", "Origin": "https://evil.example"} | bearer("wrong" * 8)
     big = b"x" * (2 * 1024 * 1024)
     text = {"Content-Type": "text/plain"}
+    odd = {"method": "BREW", "allow_nonstandard_methods": True}
     assert (await fetch("/nothing", body=big, headers=bad | text)).code == 421
+    assert (await fetch("/sessions/%ff", headers=bad)).code == 421
+    assert (await fetch("/health", headers=bad, **odd)).code == 421
     del bad["Host"]
     assert (await fetch("/nothing", body=big, headers=bad | text)).code == 403
+    assert (await fetch("/sessions/%ff", headers=bad)).code == 403
+    assert (await fetch("/health", headers=bad, **odd)).code == 403
     del bad["Origin"]
     assert (await fetch("/nothing", body=big, headers=bad | text)).code == 401
+    assert (await fetch("/sessions/%ff", headers=bad)).code == 401
+    assert (await fetch("/health", headers=bad, **odd)).code == 401
     assert (await fetch("/nothing", body=big, headers=text)).code == 404
     assert (await fetch("/health", body=big, headers=text)).code == 405
     assert (await fetch("/chat", body=big, headers=text)).code == 413

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 from tornado.tcpclient import TCPClient
 
@@ -255,7 +256,9 @@ async def test_it_ends_with_its_last_client(
 
 @pytest.mark.gen_test
 async def test_on_disconnect_takes_two_words(fetch: Fetch) -> None:
-    assert (await fetch("/chat", body=body(on_disconnect="explode"))).code == 400
+    answer = await fetch("/chat", body=body(on_disconnect="explode"))
+    assert answer.code == 400
+    assert "it takes 'continue' or 'cancel'" in json.loads(answer.body)["error"]
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -385,6 +388,15 @@ async def test_a_turn_that_failed_before_it_saved_anything_may_be_tried_again(
     assert (await fetch("/chat", body=body(session_id="s"), headers=headers)).code == 503
     file.unlink()
     assert (await fetch("/chat", body=body(session_id="s"), headers=headers)).code == 200
+
+
+@pytest.mark.gen_test
+async def test_two_keys_are_none(fetch: Fetch) -> None:
+    headers = HTTPHeaders({"Content-Type": "application/json"})
+    for key in ("a", "b"):
+        headers.add("Idempotency-Key", key)
+    answer = await fetch("/chat", method="POST", body=body(), headers=headers)
+    assert (answer.code, json.loads(answer.body)["code"]) == (400, "bad_request")
 
 
 @pytest.mark.gen_test
