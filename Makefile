@@ -13,10 +13,10 @@ run: $(VENV)/run.stamp ## start the daemon on 127.0.0.1:3300
 	@echo
 	@exec $(BIN)/pawand serve $(ARGS)
 
-test: $(VENV)/dev.stamp ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.stamp ## run the tests, those aside that are slow
+	$(BIN)/python -m pytest -m "not slow"
 
-check: $(VENV)/dev.stamp ## format, lint, types, tests
+check: $(VENV)/dev.stamp ## format, lint, types, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
