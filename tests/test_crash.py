@@ -150,6 +150,84 @@ def test_the_tools_of_a_killed_daemon_end_with_it(tmp_path: Path, upstream: Open
         assert "interrupted before it finished" in result["content"]
 
 
+def test_messages_that_were_accepted_survive(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
+    """One runs, two wait behind it, and one of another session waits for a place."""
+    upstream.script = [fake.text(*"abcdef", pause=0.3), fake.text("so it is")]
+    config = "[limits]\nturns = 1\n"
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as pawand:
+        for session in ("s", "t"):
+            pawand.call("POST", "/sessions", {"session_id": session})
+        for message in ("one", "two", "two"):
+            assert pawand.call("POST", "/sessions/s/messages", {"message": message})[0] == 202
+        stream = Stream(pawand.url, "/sessions/s/events")
+        stream.read_until("token", 2)
+        assert pawand.call("POST", "/sessions/t/messages", {"message": "elsewhere"})[0] == 202
+        pawand.kill()
+        stream.read_rest()
+    for _ in range(2):
+        with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as pawand:
+            [one, partial, *waited] = pawand.stored("s")
+            assert (one["content"], partial["interrupted"]) == ("one", True)
+            assert [(m["role"], m["content"]) for m in waited] == [("user", "two"), ("user", "two")]
+            assert [m["content"] for m in pawand.stored("t")] == ["elsewhere"]
+            assert not list((tmp_path / "s" / "sessions").glob("*.waiting"))
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as pawand:
+        assert pawand.call("POST", "/chat", {"message": "three", "session_id": "s"})[1]["content"] == "so it is"
+
+
+@pytest.mark.parametrize("how", ["end", "cancel", "delete", "stop"])
+def test_accepted_messages_leave_no_files(
+    tmp_path: Path, upstream: OpenAIServer, env: dict[str, str], how: str
+) -> None:
+    upstream.script = [fake.text("a", "b", pause=0.2), fake.text("c")]
+    sessions = tmp_path / "s" / "sessions"
+    config = "[server]\ndrain_secs = 0\n"
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env, config=config) as pawand:
+        pawand.call("POST", "/sessions", {"session_id": "s"})
+        for message in ("one", "two"):
+            pawand.call("POST", "/sessions/s/messages", {"message": message})
+        until(lambda: upstream.requests, "the first turn asks")
+        assert len(list(sessions.glob("s.*.waiting"))) == 1
+        match how:
+            case "end":
+                until(lambda: pawand.call("GET", "/sessions/s")[1]["active_turn"] is None, "the turns end")
+            case "cancel":
+                pawand.call("POST", "/sessions/s/cancel?all=1")
+            case "delete":
+                pawand.call("DELETE", "/sessions/s")
+                until(lambda: not list(sessions.glob("s*")), "all is gone")
+    assert [file.name for file in sessions.iterdir()] in ([".lock"], ["s.json", ".lock"], [".lock", "s.json"])
+    if how != "delete":
+        stored = [message["content"] for message in pawand.stored("s") if message["role"] == "user"]
+        assert stored == (["one"] if how == "cancel" else ["one", "two"])
+
+
+@pytest.mark.parametrize(
+    ("last", "found", "expected"),
+    [
+        ("go", ["go"], ["go"]),  # it got into the session just before the crash
+        ("go", ["go", "go"], ["go", "go"]),
+        ("go", ["on"], ["go", "on"]),
+        ("go", [b'{"role": "us'], ["go"]),
+        ("go", [b"", b"\xff", "on"], ["go", "on"]),
+    ],
+)
+def test_what_waits_is_added_once(
+    tmp_path: Path, env: dict[str, str], last: str, found: list[str | bytes], expected: list[str]
+) -> None:
+    sessions = tmp_path / "s" / "sessions"
+    sessions.mkdir(parents=True)
+    (sessions / "s.json").write_text(json.dumps(SESSION).replace("go", last))
+    for number, content in enumerate(found):
+        data = content if isinstance(content, bytes) else json.dumps({"role": "user", "content": content}).encode()
+        (sessions / f"s.{number:020}.waiting").write_bytes(data)
+    (sessions / "gone.00000000000000000001.waiting").write_text('{"role": "user", "content": "x"}')
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        assert [message["content"] for message in pawand.stored("s")] == expected
+        assert pawand.call("GET", "/sessions/gone")[0] == 404
+    assert not list(sessions.glob("*.waiting"))
+
+
 def test_a_browser_tab_that_comes_back_after_a_crash_gets_resync(
     tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]
 ) -> None:

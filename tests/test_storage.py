@@ -112,6 +112,7 @@ def test_a_read_only_store_is_told_and_recovers(
         for method, path, body in (
             ("POST", "/chat", {"message": "two", "session_id": "s"}),
             ("POST", "/chat", {"message": "two"}),
+            ("POST", "/sessions/s/messages", {"message": "two"}),
             ("POST", "/sessions", {}),
             ("DELETE", "/sessions/s", None),
         ):

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from pawand.errors import ConflictError, NotFoundError, StorageError, UnavailableError
-from pawand.sessions import journal, lock
+from pawand.sessions import journal, lock, waiting
 from pawand.sessions.journal import Journal
-from pawand.sessions.model import Session, Summary, check_id, is_id
+from pawand.sessions.model import Message, Session, Summary, check_id, is_id
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,10 @@ class SessionStore:
         for leftover in self._folder.glob(f"{_TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()
-        for left in sorted(self._folder.glob(f"*{journal.SUFFIX}")):
-            if is_id(left.stem):
-                self._recover(left.stem)
+        waiting_for = dict(waiting.left(self._folder))
+        journals = {path.stem for path in self._folder.glob(f"*{journal.SUFFIX}") if is_id(path.stem)}
+        for id in sorted(journals | waiting_for.keys()):
+            self._recover(id, waiting_for.get(id, []))
 
     def close(self) -> None:
         if self._lock is not None:
@@ -173,6 +174,10 @@ class SessionStore:
         with contextlib.suppress(OSError):  # one that stays holds nothing new
             self._journal_path(session.id).unlink()
 
+    def keep_waiting(self, id: str, message: Message) -> Path:
+        """Write down an accepted message, in a file to remove once it is in the session. Raises StorageError."""
+        return waiting.keep(self._folder, id, message)
+
     def delete(self, id: str) -> None:
         """Raises NotFoundError; a damaged file counts as there."""
         check_id(id)
@@ -196,25 +201,33 @@ class SessionStore:
         # A turn that began meanwhile has its own journal there by now.
         return session.id not in self._journals and journal.fold(session, data)
 
-    def _recover(self, id: str) -> None:
-        """Put a journal into its session for good. One whose session was deleted goes too; one that fails is kept."""
+    def _recover(self, id: str, waiting_files: list[Path]) -> None:
+        """Put a journal and the messages that waited into their session for good.
+
+        They go with a session that was deleted, and are kept where it cannot be saved.
+        """
         path = self._journal_path(id)
         try:
+            session = self._read(id)
+            before = len(session.messages)
+            cut = path.exists()
             try:
-                session = self._read(id)
-                if self._fold(session):
-                    self.save(session)
-                    log.info("session %s: recovered what its last turn had said and done", id)
+                self._fold(session)
             except ValueError as error:
                 aside = path.rename(_aside(path))
                 log.warning("the journal of session %s cannot be read: %s; moved aside to %s", id, error, aside.name)
-            else:
-                path.unlink()
-        except NotFoundError as error:
-            if isinstance(error, DamagedError):
-                log.warning("the last turn of session %s stays in %s: %s", id, path.name, error)
-            else:
-                path.unlink(missing_ok=True)
+            waiting.add(session, waiting_files, turn_cut=cut)
+            if len(session.messages) > before:
+                self.save(session)
+                log.info("session %s: recovered what its last turn had said and done, and what waited", id)
+            for done in (path, *waiting_files):
+                done.unlink(missing_ok=True)
+        except DamagedError as error:
+            log.warning("the last turn of session %s stays in %s: %s", id, path.name, error)
+        except NotFoundError:
+            with contextlib.suppress(OSError):
+                for done in (path, *waiting_files):
+                    done.unlink(missing_ok=True)
         except (StorageError, OSError) as error:
             log.warning("the last turn of session %s is not recovered yet: %s", id, error)
 

@@ -18,8 +18,9 @@ from pawand.errors import (
     ShutdownError,
     UnavailableError,
 )
-from pawand.sessions.model import Session, check_id, new_id
+from pawand.sessions.model import Message, Session, check_id, new_id
 from pawand.sessions.store import SessionStore
+from pawand.tools.output import clean
 from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
 from pawand.turns.submissions import KEPT_SECS, Submission, Submissions
@@ -90,11 +91,11 @@ class TurnManager:
         slot = self._slots.get(session_id)
         return slot.turns[0].id if slot and slot.turns else None
 
-    def submit(self, submission: Submission, key: str | None = None, *, creates: bool = True) -> Turn:
+    def submit(self, submission: Submission, key: str | None = None, *, accept: bool = False) -> Turn:
         """Queue a message, or find the turn of the one that was sent before under the same idempotency key.
 
-        `creates` says whether it may make the session. Raises BadRequestError, ConflictError, BusyError or
-        UnavailableError, and then nothing was saved.
+        With `accept` the caller will not wait: the message is written down at once, and makes no session. Raises
+        BadRequestError, ConflictError, BusyError, UnavailableError or StorageError, and then nothing was saved.
         """
         known = self.known(submission, key)
         if known is not None:
@@ -102,15 +103,18 @@ class TurnManager:
         session_id = submission.session_id or new_id()
         model = self._checked_model(submission.model)
         self._check_open()
+        waiting = len(self._slots[session_id].turns) - 1 if session_id in self._slots else 0
+        if waiting >= self.bench.limits.queued_per_session:
+            raise BusyError(f"session {session_id} has {waiting} messages waiting already", BUSY_RETRY_SECS)
+        message = Message(role="user", content=self.bench.redactor.text(clean(submission.message)))
+        written = self.store.keep_waiting(session_id, message) if accept else None
         slot = self._slot(session_id)
-        if len(slot.turns) > self.bench.limits.queued_per_session:
-            raise BusyError(f"session {session_id} has {len(slot.turns) - 1} messages waiting already", BUSY_RETRY_SECS)
         turn = Turn(
             session_id,
-            submission.message,
+            message,
             model,
             slot.log,
-            creates=creates,
+            written=written,
             cancel_on_disconnect=submission.cancel_on_disconnect,
         )
         if key is not None:

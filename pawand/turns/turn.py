@@ -7,7 +7,8 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -30,7 +31,6 @@ from pawand.sessions.journal import Journal
 from pawand.sessions.model import Message, Session
 from pawand.sessions.store import SessionStore
 from pawand.tools.base import ToolContext
-from pawand.tools.output import clean
 from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
 
@@ -59,13 +59,14 @@ class Turn:
     def __init__(
         self,
         session_id: str,
-        message: str,
+        message: Message,
         model: str | None,
         event_log: EventLog,
         *,
-        creates: bool = True,
+        written: Path | None = None,
         cancel_on_disconnect: bool = False,
     ) -> None:
+        """`written` is the file of a message that was accepted before its time; such a one makes no session."""
         self.id = str(uuid.uuid4())
         self.session_id = session_id
         self.log = event_log
@@ -80,9 +81,9 @@ class Turn:
         """Set at `start`."""
         self.stored = False
         """The user's message is on disk."""
-        self._message = message
+        self._message: Message | None = message
+        self._written = written
         self._asked_model = model
-        self._creates = creates
         self._cancel_on_disconnect = cancel_on_disconnect
         self._clients = 0
         self._session: Session | None = None
@@ -157,16 +158,17 @@ class Turn:
         self._end()
 
     def _end(self) -> None:
-        self._session, self._message = None, ""  # whoever keeps the turn for its outcome keeps no more
+        self._session = self._message = None  # whoever keeps the turn for its outcome keeps no more
         self._ended.set()
 
     async def _begin(self, bench: Bench) -> Session:
         """Load or make the session, put the user's message on disk, and announce the turn."""
-        message = Message(role="user", content=bench.redactor.text(clean(self._message)))
+        message = self._message
+        assert message is not None
 
         def store_message() -> Session:
             session = bench.store.load_or_none(self.session_id)
-            if session is None and not self._creates:
+            if session is None and self._written is not None:
                 raise NotFoundError(f"session {self.session_id} was deleted while the message waited")
             session = session or Session.new(self.session_id, bench.default_model)
             session.set_model(self._asked_model or session.pinned_model or bench.default_model)
@@ -174,12 +176,18 @@ class Turn:
             bench.store.save(session)
             self.stored = True
             self._session = session
+            self._forget_file()
             self._journal = bench.store.open_journal(session)
             return session
 
         session = await uninterrupted(asyncio.to_thread(store_message))
         self._start(session.model)
         return session
+
+    def _forget_file(self) -> None:
+        if self._written is not None:
+            with suppress(OSError):
+                self._written.unlink()
 
     async def _work(self, bench: Bench, session: Session, context: ToolContext, approvals: Approvals) -> Finished:
         assert self._journal is not None
@@ -240,6 +248,8 @@ class Turn:
                 await self._begin(bench)  # a message that waited may have been accepted with 202
             if self._session is not None:
                 await self._settle(bench, self._session)
+            elif isinstance(error, CancelledTurnError | NotFoundError):
+                await asyncio.to_thread(self._forget_file)
         except PawandError as failure:
             log.warning("session %s: %s", self.session_id, failure)
         except Exception:  # the error that is reported is the first one

@@ -113,7 +113,7 @@ class MessagesHandler(OneSessionHandler):
         turn = turns.known(submission, key)
         if turn is None:
             await self.check_exists(id)
-            turn = turns.submit(submission, key, creates=False)
+            turn = turns.submit(submission, key, accept=True)
         before = turn.log.last if turn.first is None else turn.first - 1
         self.set_status(202)
         self.reply(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pawand.sessions.model import Message
 from pawand.turns.log import EventLog
 from pawand.turns.submissions import MAX_KEPT, Submission, Submissions
 from pawand.turns.turn import Turn
@@ -14,7 +15,7 @@ ASKED = Submission(session_id="s", message="m")
 
 
 def turn(*, ended: bool) -> Turn:
-    made = Turn("s", "m", None, EventLog(1000))
+    made = Turn("s", Message(role="user", content="m"), None, EventLog(1000))
     if ended:
         made.stored = True
         made._ended.set()

@@ -413,7 +413,7 @@ async def test_a_turn_that_is_kept_for_its_key_keeps_no_session(
     upstream.script = [fake.text("ok")]
     await fetch("/chat", body=body("x" * 1000, session_id="s"), headers={"Idempotency-Key": "k"})
     [kept] = parts.services.turns._submissions._kept.values()
-    assert (kept.turn._session, kept.turn._message) == (None, "")
+    assert (kept.turn._session, kept.turn._message) == (None, None)
     assert kept.turn.outcome is not None
 
 
