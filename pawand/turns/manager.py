@@ -64,7 +64,7 @@ class Seen(Struct, frozen=True):
 
 
 class TurnManager:
-    """The only door to sessions that change. `new_context` makes what a session's tools work with."""
+    """The only door to sessions that change. `forget_context` drops what a session's tools left outside of it."""
 
     def __init__(self, bench: Bench, forget_context: Callable[[str], None]) -> None:
         self.bench = bench
@@ -103,9 +103,9 @@ class TurnManager:
         session_id = submission.session_id or new_id()
         model = self._checked_model(submission.model)
         self._check_open()
-        waiting = len(self._slots[session_id].turns) - 1 if session_id in self._slots else 0
-        if waiting >= self.bench.limits.queued_per_session:
-            raise BusyError(f"session {session_id} has {waiting} messages waiting already", BUSY_RETRY_SECS)
+        ahead = len(self._slots[session_id].turns) if session_id in self._slots else 0
+        if ahead > self.bench.limits.queued_per_session:
+            raise BusyError(f"session {session_id} has {ahead - 1} messages waiting already", BUSY_RETRY_SECS)
         message = Message(role="user", content=self.bench.redactor.text(clean(submission.message)))
         written = self.store.keep_waiting(session_id, message) if accept else None
         slot = self._slot(session_id)

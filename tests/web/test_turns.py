@@ -94,6 +94,16 @@ async def test_a_full_queue_refuses_messages_too(fetch: Fetch, upstream: OpenAIS
     await fetch("/sessions/s/cancel?all=1", body=b"")
 
 
+@pytest.mark.gen_test
+@pytest.mark.settings(limits__queued_per_session=0)
+async def test_without_a_queue_one_message_runs(fetch: Fetch, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("a", "b", pause=0.3)]
+    first = asyncio.ensure_future(fetch("/chat", body=body(session_id="s")))
+    await until(lambda: upstream.requests, "the turn asks")
+    assert (await fetch("/chat", body=body(session_id="s"))).code == 429
+    assert (await first).code == 200
+
+
 # --- cancel ---------------------------------------------------------------------------------------
 
 
