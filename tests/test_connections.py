@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import shlex
 import socket
 import threading
 import time
@@ -11,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import pytest
 
 from tests import harness
 
@@ -55,24 +52,18 @@ def slow_loris(address: tuple[str, int]) -> Iterator[None]:
             client.close()
 
 
-@pytest.fixture
-def _few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command starts with a soft and a hard limit that it cannot raise."""
-    wrapper = tmp_path / "pawand"
-    wrapper.write_text(f'#!/bin/sh\nulimit -n {DESCRIPTORS}\nexec {shlex.quote(str(harness.COMMAND))} "$@"\n')
-    wrapper.chmod(0o700)
-    monkeypatch.setattr(harness, "COMMAND", wrapper)
+# The limit is soft and hard, so that the daemon cannot raise it.
+FEW_DESCRIPTORS = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
 
 
-@pytest.mark.usefixtures("_few_descriptors")
 def test_slow_clients_take_nothing_from_the_others(tmp_path: Path) -> None:
-    with harness.serve(tmp_path / "w", tmp_path / "s", "--provider", "nvidia") as pawand:
+    with harness.serve(tmp_path / "w", tmp_path / "s", "--provider", "nvidia", prefix=FEW_DESCRIPTORS) as pawand:
         host, port = urlsplit(pawand.url).hostname, urlsplit(pawand.url).port
         assert host is not None
         assert port is not None
         kept = http.client.HTTPConnection(host, port, timeout=10)
         with slow_loris((host, port)):
-            wait_until_the_limit_is_reached(pawand)
+            harness.until(lambda: "[limits] connections" in pawand.log_text(), "the limit is reached")
             for _ in range(10):
                 fresh = http.client.HTTPConnection(host, port, timeout=10)
                 assert health(fresh) < 1
@@ -85,14 +76,6 @@ def test_slow_clients_take_nothing_from_the_others(tmp_path: Path) -> None:
     assert len(log.splitlines()) < 100, log
     assert "Traceback" not in log
     assert "EMFILE" not in log
-
-
-def wait_until_the_limit_is_reached(pawand: harness.Process) -> None:
-    for _ in range(200):
-        if "[limits] connections" in pawand.log_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the limit was not reached: {pawand.log_text()}")
 
 
 def health(connection: http.client.HTTPConnection) -> float:

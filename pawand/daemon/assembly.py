@@ -25,7 +25,7 @@ from pawand.tools.workspace import Stamp, Workspace
 from pawand.turns.manager import TurnManager
 from pawand.turns.turn import Bench
 from pawand.web.access import Gate
-from pawand.web.base import Identity, Services
+from pawand.web.services import Identity, Services
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ class Parts(Struct, kw_only=True):
     plan: Plan
     started: Config
     """The settings at the start: what they say of FIXED counts to the end."""
-    beyond_loopback: bool
+    own_names: list[str]
+    """Of this machine, for callers from others; empty when bound to loopback only."""
     redactor: Redactor
     workspace: Workspace
     sandbox: Sandbox
@@ -78,7 +79,7 @@ class Parts(Struct, kw_only=True):
             self.provider = Upstream(plan.choice, plan.config, self.redactor)
         services = self.services
         services.config = plan.config
-        services.gate = _gate(plan, token, beyond_loopback=self.beyond_loopback)
+        services.gate = _gate(plan, token, self.own_names)
         services.identity = Identity(
             agent_id=services.identity.agent_id,
             started=services.identity.started,
@@ -100,6 +101,7 @@ class Parts(Struct, kw_only=True):
 
 def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) -> Parts:
     """Build everything that answers requests. Blocks (it tries the sandbox). Raises ConfigError."""
+    own_names = system.own_names() if beyond_loopback else []
     token = system.read_token(plan, beyond_loopback=beyond_loopback)
     redactor = Redactor(_secrets(plan, token))
     for handler in logging.getLogger().handlers:
@@ -111,7 +113,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     bench = _bench(plan, store, workspace, sandbox, provider, redactor)
     services = Services(
         config=plan.config,
-        gate=_gate(plan, token, beyond_loopback=beyond_loopback),
+        gate=_gate(plan, token, own_names),
         identity=Identity(agent_id=plan.agent_id, started=time.monotonic(), choice=plan.choice, sandbox=sandbox),
         turns=TurnManager(bench, sandbox.forget),
         directory=_directory(plan, plan.agent_id),
@@ -119,7 +121,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     return Parts(
         plan=plan,
         started=plan.config,
-        beyond_loopback=beyond_loopback,
+        own_names=own_names,
         redactor=redactor,
         workspace=workspace,
         sandbox=sandbox,
@@ -137,13 +139,13 @@ def _secrets(plan: Plan, token: str | None) -> list[str]:
     return [*plan.secrets.values(), *([token] if token else [])]
 
 
-def _gate(plan: Plan, token: str | None, *, beyond_loopback: bool) -> Gate:
+def _gate(plan: Plan, token: str | None, own_names: list[str]) -> Gate:
     server = plan.config.server
     return Gate(
         token=token,
         local_auth=server.local_auth == "token",
         allowed_hosts=server.allowed_hosts,
-        own_names=system.own_names() if beyond_loopback else [],
+        own_names=own_names,
         cors_origins=server.cors_origins,
     )
 

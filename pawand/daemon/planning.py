@@ -42,7 +42,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def aegis_files(self) -> list[Path]:
-        return _aegis_files(self.config)
+        configured = self.config.discovery.aegis_file
+        return [*([paths.expand(configured)] if configured else []), paths.aegis_file()]
 
     @property
     def agent_id(self) -> str:
@@ -73,8 +74,3 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
     private = [state, made.sessions, made.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(env)]
     check_place(workspace, [*private, *(file.parent for file in made.aegis_files)])
     return made
-
-
-def _aegis_files(settings: Config) -> list[Path]:
-    configured = settings.discovery.aegis_file
-    return [*([paths.expand(configured)] if configured else []), paths.aegis_file()]

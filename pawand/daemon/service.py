@@ -145,7 +145,7 @@ async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], aske
 
 async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
     plan = await asyncio.to_thread(parts.plan.again)
-    token = await asyncio.to_thread(system.read_token, plan, beyond_loopback=parts.beyond_loopback)
+    token = await asyncio.to_thread(system.read_token, plan, beyond_loopback=bool(parts.own_names))
     changed, waiting = parts.changes(plan)
     await parts.adopt(plan, token)
     await asyncio.to_thread(_try_to, publish, plan)

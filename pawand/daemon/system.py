@@ -58,6 +58,7 @@ def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartErro
 
 
 def own_names() -> list[str]:
+    """What others may call this machine. Blocks: a name server may be asked."""
     name = socket.gethostname()
     return [name, socket.getfqdn(), f"{name.partition('.')[0]}.local"]
 

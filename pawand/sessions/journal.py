@@ -68,8 +68,8 @@ class Journal:
         self.write(b"event: %b\ndata: %b\n\n" % (name, msgspec.json.encode(data)))
 
 
-def fold(session: Session, data: bytes) -> bool:
-    """Add to `session` what the journal `data` has and it lacks; whether there was something.
+def fold(session: Session, data: bytes) -> None:
+    """Add to `session` what the journal `data` has and it lacks.
 
     Raises ValueError (or a subclass) for what is no journal. A frame that was cut off at the end counts as not written.
     """
@@ -77,10 +77,8 @@ def fold(session: Session, data: bytes) -> bool:
         at, messages = _replay(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    missing = _missing(session.messages, at, messages)
-    for message in missing:
+    for message in _missing(session.messages, at, messages):
         session.append(message)
-    return bool(missing)
 
 
 def _missing(held: list[Message], at: int, messages: list[Message]) -> list[Message]:

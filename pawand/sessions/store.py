@@ -10,13 +10,12 @@ import errno
 import logging
 import os
 import stat
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 from pawand.errors import ConflictError, NotFoundError, StorageError, UnavailableError
-from pawand.sessions import journal, lock, waiting
+from pawand.sessions import disk, journal, lock, waiting
 from pawand.sessions.journal import Journal
 from pawand.sessions.model import Message, Session, Summary, check_id, is_id
 
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 RETRY_READ_SECS = 0.1  # the Rust program does not save atomically
 SETTLED_SECS = 5.0  # a damaged file younger than this may be one that is being written
 _SUFFIX = ".json"
-_TEMPORARY = ".tmp-"
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
 
 _Row = tuple[tuple[int, int], Summary | None]
@@ -61,13 +59,12 @@ class SessionStore:
         self._lock = lock.acquire(self._folder / ".lock", f"the session store {self._folder}")
         with contextlib.suppress(OSError):
             self._folder.chmod(0o700)  # another program may have made it for all to read
-        for leftover in self._folder.glob(f"{_TEMPORARY}*"):
+        for leftover in self._folder.glob(f"{disk.TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()
-        waiting_for = dict(waiting.left(self._folder))
         journals = {path.stem for path in self._folder.glob(f"*{journal.SUFFIX}") if is_id(path.stem)}
-        for id in sorted(journals | waiting_for.keys()):
-            self._recover(id, waiting_for.get(id, []))
+        for id in sorted(journals | waiting.left(self._folder)):
+            self._recover(id)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -132,23 +129,11 @@ class SessionStore:
 
     def save(self, session: Session) -> None:
         """Atomic: a reader sees the old file or the new one, after a crash too. Raises StorageError."""
-        temporary: str | None = None
+        data = session.encode()
         try:
-            data = session.encode()
-            descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, self._path(session.id))
-            temporary = None
-            self._sync_folder()
+            disk.replace(self._path(session.id), data)
         except OSError as error:
             raise StorageError(f"the session could not be saved: {error.strerror} ({self._folder})") from error
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
 
     def open_journal(self, session: Session) -> Journal:
         """Begin the journal of the turn whose user message was saved last. Raises StorageError."""
@@ -157,7 +142,7 @@ class SessionStore:
         try:
             with contextlib.suppress(OSError):
                 if not stat.S_ISREG(path.lstat().st_mode):
-                    path.rename(_aside(path))
+                    path.rename(disk.aside(path))
             return Journal(path, session)
         except StorageError:
             self._journals.discard(session.id)
@@ -183,8 +168,8 @@ class SessionStore:
         check_id(id)
         try:
             self._path(id).unlink()
-            self._journal_path(id).unlink(missing_ok=True)
-            self._sync_folder()
+            self._drop_leftovers(id)
+            disk.sync(self._folder)
         except (FileNotFoundError, IsADirectoryError) as error:
             raise NotFoundError(f"no session {id}") from error
         except OSError as error:
@@ -192,16 +177,21 @@ class SessionStore:
 
     # --- what a turn left behind ------------------------------------------------------------------
 
-    def _fold(self, session: Session) -> bool:
-        """Add what a left journal holds; whether there was something. Raises OSError, ValueError."""
+    def _fold(self, session: Session) -> None:
+        """Add what a left journal holds. Raises OSError, ValueError."""
         try:
-            data = _read_file(self._journal_path(session.id))
+            data = disk.read(self._journal_path(session.id))
         except FileNotFoundError:
-            return False
-        # A turn that began meanwhile has its own journal there by now.
-        return session.id not in self._journals and journal.fold(session, data)
+            return
+        if session.id not in self._journals:  # else a turn has begun meanwhile, and this is its own
+            journal.fold(session, data)
 
-    def _recover(self, id: str, waiting_files: list[Path]) -> None:
+    def _drop_leftovers(self, id: str) -> None:
+        for path in (self._journal_path(id), *waiting.files(self._folder, id)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _recover(self, id: str) -> None:
         """Put a journal and the messages that waited into their session for good.
 
         They go with a session that was deleted, and are kept where it cannot be saved.
@@ -214,20 +204,17 @@ class SessionStore:
             try:
                 self._fold(session)
             except ValueError as error:
-                aside = path.rename(_aside(path))
+                aside = path.rename(disk.aside(path))
                 log.warning("the journal of session %s cannot be read: %s; moved aside to %s", id, error, aside.name)
-            waiting.add(session, waiting_files, turn_cut=cut)
+            waiting.add(session, waiting.files(self._folder, id), turn_cut=cut)
             if len(session.messages) > before:
                 self.save(session)
                 log.info("session %s: recovered what its last turn had said and done, and what waited", id)
-            for done in (path, *waiting_files):
-                done.unlink(missing_ok=True)
+            self._drop_leftovers(id)
         except DamagedError as error:
             log.warning("the last turn of session %s stays in %s: %s", id, path.name, error)
         except NotFoundError:
-            with contextlib.suppress(OSError):
-                for done in (path, *waiting_files):
-                    done.unlink(missing_ok=True)
+            self._drop_leftovers(id)
         except (StorageError, OSError) as error:
             log.warning("the last turn of session %s is not recovered yet: %s", id, error)
 
@@ -281,7 +268,7 @@ class SessionStore:
 
     def _read(self, id: str) -> Session:
         try:
-            data = _read_file(self._path(id))
+            data = disk.read(self._path(id))
         except FileNotFoundError as error:
             raise NotFoundError(f"no session {id}") from error
         except OSError as error:
@@ -294,7 +281,7 @@ class SessionStore:
 
     def _move_aside(self, id: str, error: DamagedError) -> None:
         path = self._path(id)
-        aside = _aside(path)
+        aside = disk.aside(path)
         try:
             age = time.time() - path.lstat().st_mtime
             if abs(age) < SETTLED_SECS:  # a clock that was set back does not keep it here for ever
@@ -303,30 +290,7 @@ class SessionStore:
                 ) from error
             path.rename(aside)
             with contextlib.suppress(FileNotFoundError):
-                self._journal_path(id).rename(_aside(self._journal_path(id)))
+                self._journal_path(id).rename(disk.aside(self._journal_path(id)))
         except OSError as failure:
             raise StorageError(f"{error}, nor moved aside: {failure.strerror}") from failure
         log.warning("%s; moved aside to %s", error, aside.name)
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read_file(path: Path) -> bytes:
-    """Raises OSError, with one of `_NOT_A_FILE` for what is none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.ENXIO, "it is not a file")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(descriptor)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.corrupt-{int(time.time())}")

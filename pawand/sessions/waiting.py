@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,14 +31,14 @@ def keep(folder: Path, id: str, message: Message) -> Path:
     return path
 
 
-def left(folder: Path) -> Iterator[tuple[str, list[Path]]]:
-    """(session, its files, the oldest first) of all that a crash left."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        id = path.name.partition(".")[0]
-        if is_id(id):
-            found.setdefault(id, []).append(path)
-    yield from found.items()
+def files(folder: Path, id: str) -> list[Path]:
+    """Those of a session, the oldest first."""
+    return sorted(folder.glob(f"{id}.*{SUFFIX}"))
+
+
+def left(folder: Path) -> set[str]:
+    """The sessions that have such files."""
+    return {id for path in folder.glob(f"*{SUFFIX}") if is_id(id := path.name.partition(".")[0])}
 
 
 def add(session: Session, files: list[Path], *, turn_cut: bool) -> None:

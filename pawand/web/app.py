@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tornado.web import Application
 
-from pawand.web.base import BaseHandler, Services, UnknownRouteHandler, log_access
+from pawand.web.base import BaseHandler, UnknownRouteHandler, log_access
 from pawand.web.chat import ChatHandler, ChatStreamHandler, MessagesHandler
 from pawand.web.info import AgentsHandler, HealthHandler, ModelsHandler
+from pawand.web.services import Services
 from pawand.web.sessions import (
     CancelHandler,
     EventsHandler,

@@ -15,13 +15,9 @@ from msgspec import Struct
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from pawand import __version__, wire
-from pawand.config import Config
 from pawand.errors import BadRequestError, NotFoundError, PawandError, RetryLaterError, StorageError
-from pawand.peers.directory import Directory
-from pawand.providers.catalog import Choice
-from pawand.tools.sandbox import Sandbox
-from pawand.turns.manager import TurnManager
-from pawand.web.access import Gate, Grant, Request, UnauthorizedError
+from pawand.web.access import Grant, Request, UnauthorizedError
+from pawand.web.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +42,6 @@ STATUSES = {
     "shutdown": 503,
 }
 """Error code → status; every other code is a 500."""
-
-
-class Identity(Struct, frozen=True, kw_only=True):
-    """What this daemon is. `started` is a time.monotonic()."""
-
-    agent_id: str
-    started: float
-    choice: Choice
-    sandbox: Sandbox
-
-
-class Services(Struct, kw_only=True):
-    """What the handlers stand on; its fields are replaced when the settings are read again."""
-
-    config: Config
-    gate: Gate
-    identity: Identity
-    turns: TurnManager
-    directory: Directory
 
 
 class MethodError(PawandError):

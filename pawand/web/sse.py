@@ -11,7 +11,8 @@ from tornado.iostream import StreamClosedError
 
 from pawand import wire
 from pawand.turns.log import Cursor, EventLog
-from pawand.web.base import BaseHandler, Services
+from pawand.web.base import BaseHandler
+from pawand.web.services import Services
 
 RETRY = b"retry: 2000\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"

@@ -31,8 +31,7 @@ def upstream() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def pawand(tmp_path: Path, upstream: OpenAIServer) -> Iterator[harness.Process]:
-    env = {"OPENAI_API_URL": upstream.url, "OPENAI_API_KEY": harness.API_KEY, "PAWAN_MODEL": harness.MODEL}
+def pawand(tmp_path: Path, env: dict[str, str]) -> Iterator[harness.Process]:
     with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as process:
         yield process
 
@@ -241,7 +240,7 @@ def test_chat_asks_in_the_terminal(prompting: harness.Process, upstream: OpenAIS
         terminal.type("what\n")
         terminal.read_until("'what' is not one of")
         terminal.type("n\n")
-        terminal.read_until("touch b")
+        terminal.read_until("touch b\r\n  Allow it? [y]es, [a]lways in this session, [n]o: ")
         terminal.type("a\n")  # c is not asked about any more
         terminal.read_until("session s")
         assert terminal.child.wait(10) == 0

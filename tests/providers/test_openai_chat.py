@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,12 +20,6 @@ from tests.fakes.openai_server import DONE, OpenAIServer, Reply, chunk
 
 KEY = "sk-secret-0123456789"
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-
-
-@pytest.fixture
-def upstream() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
 
 
 def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0) -> list[Item]:

@@ -222,8 +222,9 @@ def test_a_journal_that_is_nested_too_deeply_stops_no_start(store: SessionStore)
     assert len(list(store.folder.glob("s.journal.corrupt-*"))) == 1
 
 
-def test_a_deleted_session_takes_its_journal_with_it(store: SessionStore) -> None:
+def test_a_deleted_session_takes_all_of_it_with_it(store: SessionStore) -> None:
     _, journal = begun(store, "go")
+    store.keep_waiting("s", Message(role="user", content="later"))
     store.delete("s")
     assert os.listdir(store.folder) == [".lock"]
     journal.close()

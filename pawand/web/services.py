@@ -1,0 +1,31 @@
+"""What the handlers stand on: this daemon's parts and what it is."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from pawand.config import Config
+from pawand.peers.directory import Directory
+from pawand.providers.catalog import Choice
+from pawand.tools.sandbox import Sandbox
+from pawand.turns.manager import TurnManager
+from pawand.web.access import Gate
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """What this daemon is. `started` is a time.monotonic()."""
+
+    agent_id: str
+    started: float
+    choice: Choice
+    sandbox: Sandbox
+
+
+class Services(Struct, kw_only=True):
+    """What the handlers stand on; its fields are replaced when the settings are read again."""
+
+    config: Config
+    gate: Gate
+    identity: Identity
+    turns: TurnManager
+    directory: Directory
