@@ -27,8 +27,10 @@ setup(
         "pathspec>=1.0",
     ],
     extras_require={
+        "ast-grep": ["ast-grep-cli>=0.40"],
         "local": ["xllamacpp"],
         "test": [
+            "ast-grep-cli>=0.40",
             "setuptools>=70.1,<82",
             "pytest>=9,<10",
             "pytest-tornado==0.8.1",

@@ -18,7 +18,7 @@ from pawand.peers.directory import Directory
 from pawand.providers.upstream import Upstream
 from pawand.redact import LogFilter, Redactor
 from pawand.sessions.store import SessionStore
-from pawand.tools import edit, files, search, shell
+from pawand.tools import ast_grep, edit, edit_lines, files, insert, search, shell
 from pawand.tools.base import Registry, ToolContext
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Stamp, Workspace
@@ -34,6 +34,10 @@ TOOLS = [
     files.READ_FILE,
     files.WRITE_FILE,
     edit.EDIT_FILE,
+    edit_lines.EDIT_FILE_LINES,
+    insert.INSERT_AFTER,
+    insert.APPEND_FILE,
+    ast_grep.AST_GREP,
     files.LIST_DIRECTORY,
     search.GLOB_SEARCH,
     search.GREP_SEARCH,

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from pawand.errors import ToolError
 from pawand.tools.base import Emit, Tool, ToolContext
-from pawand.tools.files import Path_, read_text
-from pawand.tools.output import lines_of
-
-MAX_COMPARED_LINES = 5000
-MAX_COMPARED_CHARS = 200
-NEAREST_CUTOFF = 0.6
+from pawand.tools.changes import change, nearest, valid
+from pawand.tools.diffs import Edit
+from pawand.tools.files import Path_
 
 
 class EditFile(Struct):
@@ -26,63 +22,57 @@ class EditFile(Struct):
 
 
 async def edit_file(args: EditFile, context: ToolContext, emit: Emit) -> dict[str, Any]:
+    """Returns `{success, path, diff, replacements}`."""
     return await asyncio.to_thread(_edit_file, args, context)
 
 
 def _edit_file(args: EditFile, context: ToolContext) -> dict[str, Any]:
-    text, stamp = read_text(args.path, context)
-    new = args.new_string if isinstance(args.new_string, str) else "\n".join(args.new_string)
+    count = 0
+
+    def plan(text: str) -> list[Edit]:
+        nonlocal count
+        edits = _plan(args, text)
+        count = len(edits)
+        return edits
+
+    return change(args.path, context, plan) | {"replacements": count}
+
+
+def _plan(args: EditFile, text: str) -> list[Edit]:
     old = args.old_string
-    if "\r\n" in text and "\r\n" not in old:
-        old, new = old.replace("\n", "\r\n"), new.replace("\r\n", "\n").replace("\n", "\r\n")
-    count = text.count(old)
+    new = valid(args.new_string if isinstance(args.new_string, str) else "\n".join(args.new_string))
+    if "\r\n" not in old and old not in text:
+        old = old.replace("\n", "\r\n")
     first = text.find(old)
-    if count == 0:
-        raise ToolError(f"old_string does not stand in {args.path}.{_nearest(text, old)}")
+    if first == -1:
+        raise ToolError(f"old_string does not stand in {args.path}.{nearest(text, args.old_string)}")
     if not args.replace_all and text.find(old, first + 1) != -1:  # also where two of them overlap
-        times = max(count, 2)
+        times = max(text.count(old), 2)
         raise ToolError(f"old_string stands {times} times in {args.path}: add lines around it, or set replace_all")
-    edited = text.replace(old, new)
-    if edited == text:
+    if "\r\n" not in args.old_string and _ends_with_crlf(text, first):
+        new = new.replace("\r\n", "\n").replace("\n", "\r\n")
+    if old == new:
         raise ToolError("old_string and new_string are the same")
-    if context.workspace.stamp(args.path) != stamp:
-        raise ToolError(f"{args.path} changed while it was edited; try again")
-    written = context.workspace.write(args.path, edited.encode("utf-8", "replace"))
-    context.seen[context.workspace.identity(args.path)] = written
-    return {
-        "success": True,
-        "path": args.path,
-        "replacements": count,
-        "diff": unified_diff(text, edited, args.path),
-    }
+    edits = []
+    while first != -1:
+        edits.append(Edit(first, first + len(old), new))
+        first = text.find(old, first + len(old))
+    return edits
 
 
-def unified_diff(before: str, after: str, path: str) -> str:
-    """A diff that `git apply` takes: changes of line endings and of the last newline are in it too."""
-    lines = difflib.unified_diff(_whole_lines(before), _whole_lines(after), f"a/{path}", f"b/{path}")
-    marked = (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-    return "".join(marked).removesuffix("\n")
-
-
-def _whole_lines(text: str) -> list[str]:
-    *lines, last = text.split("\n")
-    return [f"{line}\n" for line in lines] + ([last] if last else [])
-
-
-def _nearest(text: str, wanted: str) -> str:
-    """The lines that look most like the first line that was asked for."""
-    first = next((line.strip() for line in lines_of(wanted) if line.strip()), "")[:MAX_COMPARED_CHARS]
-    lines = [line[:MAX_COMPARED_CHARS] for line in lines_of(text)[:MAX_COMPARED_LINES]]
-    near = difflib.get_close_matches(first, [line.strip() for line in lines], 3, NEAREST_CUTOFF)
-    found = [f"{number}: {line}" for number, line in enumerate(lines, 1) if line.strip() in near][:3]
-    return " The nearest lines are:\n" + "\n".join(found) if found else " Read the file again."
+def _ends_with_crlf(text: str, start: int) -> bool:
+    """Whether the line that is edited, or the one before it where it is the last, ends so."""
+    end = text.find("\n", start)
+    if end == -1:
+        end = text.rfind("\n", 0, start)
+    return text[max(end - 1, 0) : end + 1] == "\r\n"
 
 
 EDIT_FILE = Tool(
     name="edit_file",
     description=(
-        "Replace old_string by new_string in a file. old_string must match the file exactly, white space included, "
-        "and stand there once. Read the file first."
+        "Replace old_string by new_string in a file: the tool for most changes. old_string must match the file "
+        "exactly, white space included, and stand there once. Read the file first."
     ),
     arguments=EditFile,
     run=edit_file,

@@ -16,6 +16,8 @@ async def end(process: asyncio.subprocess.Process, *, in_bwrap: bool) -> None:
     """End a tree; what it still writes is read and dropped: asyncio takes no process for ended before its pipes are."""
     assert process.stdout is not None
     assert process.stderr is not None
+    if process.stdin is not None:
+        process.stdin.transport.abort()  # what was not yet taken is dropped: nobody will
     reading = asyncio.gather(_drop(process.stdout), _drop(process.stderr))
     try:
         await (_end_bwrap(process) if in_bwrap else _end_supervisor(process))

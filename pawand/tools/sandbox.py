@@ -108,9 +108,12 @@ class Sandbox:
 
     @contextlib.asynccontextmanager
     async def start(
-        self, command: list[str], *, session_id: str, folder: str = "."
+        self, command: list[str], *, session_id: str, folder: str = ".", stdin: bool = False
     ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Run `command` in `folder` of the workspace with no stdin; at the end of the block its whole tree is dead."""
+        """Run `command` in `folder` of the workspace; at the end of the block its whole tree is dead.
+
+        Its standard input is a pipe with `stdin`, else empty.
+        """
         if not self.usable:
             raise ToolError(f"programs may not be started: [sandbox] mode is require, but {self.status.reason}")
         real = await asyncio.to_thread(self._folder, folder)
@@ -118,17 +121,17 @@ class Sandbox:
             arguments = [*await asyncio.to_thread(self._arguments, session_id, real), *command]
         else:
             arguments = [sys.executable, "-I", "-S", supervisor.__file__, *command]
-        starting = asyncio.create_task(self._start(arguments, self._workspace.root / real))
+        starting = asyncio.create_task(self._start(arguments, self._workspace.root / real, stdin=stdin))
         try:
             yield await asyncio.shield(starting)
         finally:
             await uninterrupted(self._end(starting))
 
-    async def _start(self, arguments: list[str], folder: Path) -> asyncio.subprocess.Process:
+    async def _start(self, arguments: list[str], folder: Path, *, stdin: bool) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
                 *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=folder,

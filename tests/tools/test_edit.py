@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pawand.tools.edit import unified_diff
+from pawand.tools.diffs import Edit, unified_diff
 from tests.tools.conftest import Bench, needs_git, tree
 
 CODE = """def one():
@@ -189,7 +189,7 @@ def apply(diff: str, before: str, folder: Path) -> str:
 @needs_git
 @pytest.mark.parametrize(("before", "after"), DIFFS, ids=repr)
 def test_the_diff_is_one_that_git_can_apply(tmp_path: Path, before: str, after: str) -> None:
-    diff = unified_diff(before, after, "file.txt")
+    diff = unified_diff(before, [Edit(0, len(before), after)], "file.txt")
     assert apply(diff + "\n", before, tmp_path) == after
 
 
@@ -204,7 +204,7 @@ def test_any_diff_can_be_applied(
     tmp_path: Path, before: list[str], after: list[str], before_end: str, after_end: str
 ) -> None:
     one, other = "\n".join(before) + before_end, "\n".join(after) + after_end
-    diff = unified_diff(one, other, "file.txt")
+    diff = unified_diff(one, [Edit(0, len(one), other)], "file.txt")
     if one == other:
         assert diff == ""
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ import msgspec
 import pytest
 
 from tests.tools.conftest import Bench, MakeBench, tree
+
+TEXT_TOOLS: dict[str, dict[str, Any]] = {
+    "read_file": {},
+    "edit_file": {"old_string": "t", "new_string": "u"},
+    "edit_file_lines": {"start_line": 1, "end_line": 1, "new_content": "u"},
+    "insert_after": {"anchor_text": "t", "content": "u"},
+    "append_file": {"content": "u"},
+    "ast_grep": {"action": "search", "pattern": "t", "lang": "python"},
+}
 
 
 def numbered(result: dict[str, Any]) -> list[tuple[int, str]]:
@@ -130,12 +140,21 @@ def test_a_very_long_line_is_cut_and_marked(bench: Bench) -> None:
         (b"\xed\xa0\x80", "not UTF-8"),
     ],
 )
-@pytest.mark.parametrize("tool", ["read_file", "edit_file"])
+@pytest.mark.parametrize("tool", TEXT_TOOLS)
 def test_what_is_no_utf8_text_is_refused(bench: Bench, tool: str, data: bytes, part: str) -> None:
     (bench.root / "file").write_bytes(data)
-    more = {} if tool == "read_file" else {"old_string": "t", "new_string": "u"}
-    assert part in bench.refused(tool, path="file", **more)
+    assert part in bench.refused(tool, path="file", **TEXT_TOOLS[tool])
     assert (bench.root / "file").read_bytes() == data
+
+
+@pytest.mark.parametrize("tool", TEXT_TOOLS)
+def test_a_file_of_200_megabytes_is_refused_at_once(bench: Bench, tool: str) -> None:
+    with (bench.root / "big.py").open("wb") as file:
+        file.truncate(200 * 1024 * 1024)
+    started = time.monotonic()
+    assert "more than 10485760" in bench.refused(tool, path="big.py", **TEXT_TOOLS[tool])
+    assert time.monotonic() - started < 1
+    assert (bench.root / "big.py").stat().st_size == 200 * 1024 * 1024
 
 
 def test_a_missing_file_is_a_clear_error(bench: Bench) -> None:

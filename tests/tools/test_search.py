@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.tools.conftest import Bench, Hide, MakeBench, needs_bwrap, needs_rg, needs_root
+from pawand.tools import places
+from tests.tools.conftest import Bench, Hide, MakeBench, needs_bwrap, needs_rg, needs_root, reached, running
 
 NOTE = "ripgrep is not installed"
 Both = Callable[..., dict[str, Any]]
@@ -388,3 +390,60 @@ def test_required_but_missing_sandbox_stops_ripgrep(make_bench: MakeBench, hide:
     bench = make_bench("require")
     assert "mode is require" in bench.refused("grep_search", pattern="x")
     assert "mode is require" in bench.refused("glob_search", pattern="x")
+
+
+SLOW = "(a+)+$"
+
+
+@pytest.mark.parametrize("pattern", [SLOW, "(a|a)*b", "(?:a{1,60000}){1,60000}$"])
+def test_a_hostile_expression_holds_nobody_and_is_killed(
+    shell_bench: Bench, hide: Hide, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    hide("rg")
+    monkeypatch.setattr(places, "TIMEOUT_SECS", 1)
+    plant(shell_bench.root, {"a.txt": "fine\n", "b.txt": "a" * 60 + "!\n"})
+
+    async def search() -> tuple[str, int]:
+        call = asyncio.create_task(shell_bench.run("grep_search", pattern=pattern))
+        beats = 0
+        while not call.done():
+            await asyncio.sleep(0.01)
+            beats += 1
+        return str((await call).content), beats
+
+    started = time.monotonic()
+    answer, beats = asyncio.run(search())
+    assert "the regular expression is too slow" in answer
+    assert time.monotonic() - started < 5
+    assert beats > 30, "the event loop was held"
+    assert running("Search texts with a regular expression") == []
+
+
+def test_a_cancelled_search_ends_its_process(shell_bench: Bench, hide: Hide) -> None:
+    hide("rg")
+    plant(shell_bench.root, {"b.txt": "a" * 60 + "!\n"})
+    marker = "Search texts with a regular expression"
+
+    async def search() -> None:
+        call = asyncio.create_task(shell_bench.run("grep_search", pattern=SLOW))
+        await reached(lambda: bool(running(marker)))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(search())
+    assert running(marker) == []
+
+
+@pytest.mark.parametrize("pattern", ["a\0b", "\ud800", "(" * 9000, "x" * 20_000, "[" + "a-z" * 2000 + "]"])
+def test_an_odd_expression_is_answered_without_ripgrep(bench: Bench, hide: Hide, pattern: str) -> None:
+    hide("rg")
+    plant(bench.root, {"a.txt": "x\n"})
+    assert "internal error" not in bench.call("grep_search", pattern=pattern).text
+
+
+def test_large_files_go_through_the_pipe(shell_bench: Bench, hide: Hide) -> None:
+    hide("rg")
+    plant(shell_bench.root, {f"{n}.txt": "y" * 3_000_000 + "\nneedle\n" for n in range(3)})
+    result = shell_bench.ok("grep_search", pattern="needle")
+    assert result["results"] == ["0.txt:2:needle", "1.txt:2:needle", "2.txt:2:needle"]

@@ -50,12 +50,18 @@ FILE_TOOLS: dict[str, dict[str, Any]] = {
     "read_file": {},
     "write_file": {"content": "overwritten"},
     "edit_file": {"old_string": SECRET, "new_string": "overwritten"},
+    "edit_file_lines": {"start_line": 1, "end_line": 1, "new_content": "overwritten"},
+    "insert_after": {"anchor_text": SECRET, "content": "overwritten"},
+    "append_file": {"content": "overwritten"},
+    "ast_grep": {"action": "rewrite", "pattern": "$A", "rewrite": "overwritten", "lang": "python"},
     "grep_search": {"pattern": "."},
 }
+WRITERS = ["write_file", "edit_file", "edit_file_lines", "insert_after", "append_file"]
 FOLDER_TOOLS: dict[str, dict[str, Any]] = {
     "list_directory": {"recursive": True},
     "glob_search": {"pattern": "**"},
     "grep_search": {"pattern": "."},
+    "ast_grep": {"action": "search", "pattern": "$A", "lang": "python"},
     "bash": {"command": "cat secret.txt"},
 }
 
@@ -195,7 +201,7 @@ def odd(bench: Bench) -> Iterator[Bench]:
         yield bench
 
 
-@pytest.mark.parametrize("tool", ["read_file", "write_file", "edit_file"])
+@pytest.mark.parametrize("tool", ["read_file", *WRITERS])
 @pytest.mark.parametrize("name", ["fifo", "socket", "folder", ".", "folder/", "folder/.", "folder/.."])
 def test_what_is_no_file_is_refused_at_once(odd: Bench, tool: str, name: str) -> None:
     odd.refused(tool, path=name, **FILE_TOOLS[tool])
@@ -204,7 +210,7 @@ def test_what_is_no_file_is_refused_at_once(odd: Bench, tool: str, name: str) ->
 
 
 @needs_root
-@pytest.mark.parametrize("tool", ["read_file", "write_file", "edit_file"])
+@pytest.mark.parametrize("tool", ["read_file", *WRITERS])
 def test_a_device_is_refused(bench: Bench, tool: str) -> None:
     os.mknod(bench.root / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
     bench.refused(tool, path="zero", **FILE_TOOLS[tool])
@@ -265,6 +271,9 @@ def test_files_of_git_and_our_own_settings_are_not_written(bench: Bench, path: s
     path = path.format(root=bench.root)
     bench.refused("write_file", path=path, content="[core]\n\thooksPath = evil\n")
     bench.refused("edit_file", path=path, old_string="[core]", new_string="[evil]")
+    bench.refused("edit_file_lines", path=path, start_line=1, end_line=1, new_content="[evil]")
+    bench.refused("insert_after", path=path, anchor_text="[core]", content="[evil]")
+    bench.refused("append_file", path=path, content="[evil]")
     assert (sorted(bench.root.rglob("*")), tree(bench.root)) == before
 
 
@@ -296,8 +305,11 @@ def test_an_overwritten_file_keeps_its_mode_and_nothing_else_is_left(bench: Benc
     path.chmod(mode)
     bench.ok("write_file", path="script.sh", content="new\n")
     bench.ok("edit_file", path="script.sh", old_string="new", new_string="newer")
+    bench.ok("edit_file_lines", path="script.sh", anchor_text="newer", new_content="newest")
+    bench.ok("insert_after", path="script.sh", anchor_text="newest", content="more")
+    bench.ok("append_file", path="script.sh", content="end")
     assert stat.S_IMODE(path.stat().st_mode) == mode
-    assert tree(bench.root) == {"script.sh": b"newer\n"}
+    assert tree(bench.root) == {"script.sh": b"newest\nmore\nend\n"}
 
 
 def test_a_write_replaces_the_file_so_that_an_open_reader_keeps_the_old_one(bench: Bench) -> None:
@@ -344,9 +356,7 @@ def test_any_name_that_a_file_may_have_can_be_written_and_read(bench: Bench, nam
     assert [os.fsdecode(found) for found in os.listdir(bench.root)] == [name]
 
 
-@pytest.mark.parametrize(
-    "tool", ["read_file", "write_file", "edit_file", "list_directory", "glob_search", "grep_search"]
-)
+@pytest.mark.parametrize("tool", ["read_file", *WRITERS, "list_directory", "glob_search", "grep_search", "ast_grep"])
 @pytest.mark.parametrize(
     "path", ["a\0b", "\ud800", "x" * 256, "x/" * 3000, "file/below", "\0"], ids=lambda path: ascii(path[:8])
 )
