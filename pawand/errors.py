@@ -66,15 +66,23 @@ class ProviderError(TurnError):
     """The upstream failed. `retriable` says whether the same request may succeed later.
 
     `retry_after` is what the upstream asked for in seconds, `status` its HTTP status; both may be None.
+    `context_length` says that the conversation is too long for the model: a shorter one may succeed.
     """
 
     code = "provider"
 
     def __init__(
-        self, message: str, *, retriable: bool = False, status: int | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        retriable: bool = False,
+        status: int | None = None,
+        retry_after: float | None = None,
+        context_length: bool = False,
     ) -> None:
         super().__init__(message)
         self.retriable = retriable
+        self.context_length = context_length
         self.status = status
         self.retry_after = retry_after
 

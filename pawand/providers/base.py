@@ -11,12 +11,16 @@ from pawand.wire import ToolCall, Usage
 
 
 class CompletionRequest(Struct, frozen=True, kw_only=True):
-    """`messages` and `tools` in the form of OpenAI's chat completions API."""
+    """`messages` and `tools` in the form of OpenAI's chat completions API.
+
+    `thinking` False: the model is asked not to think, even where thinking is configured.
+    """
 
     model: str
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
     tool_choice: str | None = None
+    thinking: bool = True
 
 
 class Text(Struct, frozen=True):

@@ -120,3 +120,16 @@ def thinking_switch(model: str, *, wanted: bool) -> dict[str, Any]:
     if "qwen" in name or "deepseek" in name:
         return {"chat_template_kwargs": {"thinking": wanted}}
     return {}
+
+
+def wants_reasoning(model: str) -> bool:
+    """Whether the reasoning beside a tool call has to be sent back with that call (as `reasoning_content`).
+
+    DeepSeek's thinking mode answers 400 without it, an empty one included (api-docs.deepseek.com/guides/thinking_mode;
+    anomalyco/opencode#24722, deepseek-ai/deepseek-harness#739), and so does Kimi ("reasoning_content is missing in
+    assistant tool call message", cloudwego/eino-ext#700). GLM wants it unchanged, for which `clear_thinking` is false
+    above (docs.z.ai/guides/capabilities/thinking-mode); MiniMax M2 is made to think on between its calls
+    (docs.vllm.ai, features/interleaved_thinking).
+    """
+    name = model.lower()
+    return any(family in name for family in ("deepseek", "glm", "kimi", "minimax"))

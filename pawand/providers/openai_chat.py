@@ -15,10 +15,11 @@ import httpx2
 import openai
 
 from pawand.errors import ProviderError
-from pawand.providers.answer import MAX_SAMPLE_CHARS, RETRIABLE, Answer, detail_of
+from pawand.providers.answer import MAX_SAMPLE_CHARS, Answer
 from pawand.providers.base import CompletionRequest, Item
 from pawand.providers.catalog import thinking_switch
 from pawand.providers.event_stream import SseParser
+from pawand.providers.failures import failure_of
 from pawand.redact import Redactor
 
 CONNECT_TIMEOUT_SECS = 30.0
@@ -73,7 +74,7 @@ class OpenAIChat:
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
         """Yield the items of one completion, a Finish last. Raises ProviderError for every failure."""
-        answer = Answer(self._redactor)
+        answer = Answer(self._redactor, request)
         try:
             async with aclosing(self._events(request, answer)) as events:
                 async for data in events:
@@ -82,7 +83,8 @@ class OpenAIChat:
         except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
             if not answer.finished:  # what breaks after the model's last word is of no interest
                 raise classify(error, self._url, self._redactor) from error
-        yield answer.finish()
+        for item in answer.finish():
+            yield item
 
     async def _events(self, request: CompletionRequest, answer: Answer) -> AsyncGenerator[bytes, None]:
         """The data of each server-sent event; the whole body where the server answered plain JSON."""
@@ -129,7 +131,7 @@ class OpenAIChat:
         fields: dict[str, Any] = {
             "messages": request.messages,
             **self._options,
-            **thinking_switch(request.model, wanted=self._reasoning),
+            **thinking_switch(request.model, wanted=self._reasoning and request.thinking),
             "stream_options": {"include_usage": True},
         }
         if request.tools:
@@ -140,15 +142,15 @@ class OpenAIChat:
 
 
 def classify(error: Exception, url: str, redactor: Redactor) -> ProviderError:
-    """Every way a request can fail, told apart by type and status, never by text."""
+    """Every way a request can fail, told apart by type and status, not by text (but for one: failures.py)."""
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
         hint = _HINTS.get(status, "")
-        detail = detail_of(error.body if error.body is not None else error.response.reason_phrase, redactor)
-        return ProviderError(
-            f"the provider answered {status}{f' ({hint})' if hint else ''}: {detail}",
-            retriable=status in RETRIABLE or status >= 500,
-            status=status,
+        return failure_of(
+            error.body if error.body is not None else error.response.reason_phrase,
+            status,
+            redactor,
+            f"the provider answered {status}{f' ({hint})' if hint else ''}",
             retry_after=_retry_after(error.response.headers),
         )
     cause: BaseException | None = error

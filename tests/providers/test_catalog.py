@@ -16,6 +16,7 @@ from pawand.providers.catalog import (
     choose,
     local_installed,
     thinking_switch,
+    wants_reasoning,
 )
 
 NVIDIA = {"NVIDIA_API_KEY": "nvapi-0123456789"}
@@ -153,3 +154,18 @@ def test_only_a_trusted_layer_names_a_gguf_file() -> None:
 def test_thinking_is_switched_as_the_model_understands(model: str, on: dict[str, Any], off: dict[str, Any]) -> None:
     assert thinking_switch(model, wanted=True) == on
     assert thinking_switch(model, wanted=False) == off
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("deepseek-ai/DeepSeek-V4-Pro", True),
+        ("z-ai/glm-4.7", True),
+        ("moonshotai/Kimi-K2-Thinking", True),
+        ("MiniMaxAI/MiniMax-M2", True),
+        ("qwen/qwen3.5-122b-a10b", False),
+        ("gpt-4.1-mini", False),
+    ],
+)
+def test_who_wants_the_reasoning_back(model: str, wanted: bool) -> None:
+    assert wants_reasoning(model) is wanted

@@ -22,8 +22,11 @@ KEY = "sk-secret-0123456789"
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
 
-def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0) -> list[Item]:
-    """All items of one completion."""
+TOOLS = [{"type": "function", "function": {"name": "one", "parameters": {"type": "object"}}}]
+
+
+def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0, **more: Any) -> list[Item]:
+    """All items of one completion; `more` are fields of the request."""
 
     async def run() -> list[Item]:
         provider = OpenAIChat(
@@ -36,7 +39,7 @@ def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0)
             reasoning=True,
         )
         try:
-            request = CompletionRequest(model="qwen", messages=MESSAGES, tools=[])
+            request = CompletionRequest(**{"model": "qwen", "messages": MESSAGES, "tools": []} | more)
             async with aclosing(provider.stream(request)) as items:
                 return [item async for item in items]
         finally:
@@ -67,6 +70,12 @@ def test_the_request_holds_what_was_configured(upstream: OpenAIServer) -> None:
     assert body["chat_template_kwargs"] == {"thinking": True}
     assert "tools" not in body
     assert upstream.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_request_may_do_without_thinking(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("a")]
+    ask(upstream.url, thinking=False)
+    assert upstream.requests[0]["chat_template_kwargs"] == {"thinking": False}
 
 
 def test_without_a_key_no_authorization_is_sent(upstream: OpenAIServer) -> None:
@@ -169,6 +178,21 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, Any]]]] = {
         [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x": "a\\ud83d"}'})],
         [("one", {"x": "a?"})],
     ),
+    "thinking in the arguments": (
+        [
+            call_delta(index=0, id="a", function={"name": "one", "arguments": '<think>{"x"</think>{"x": '}),
+            call_delta(index=0, function={"arguments": '<THINK>\\n2</think> "<think>y</think>"}'}),
+        ],
+        [("one", {"x": ""})],
+    ),
+    "thinking in a text that is JSON": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x": "<think>y</think>"}'})],
+        [("one", {"x": "<think>y</think>"})],
+    ),
+    "thinking in the arguments that does not end": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": "<think>a</think>{<think>"})],
+        [("one", "<think>a</think>{<think>")],
+    ),
     "a name that is missing": ([call_delta(index=0, id="a", function={"arguments": "{}"})], []),
 }
 
@@ -250,6 +274,47 @@ def test_reasoning_under_both_names_and_content_in_parts(upstream: OpenAIServer)
     assert ask(upstream.url)[:3] == [Reasoning("a"), Reasoning("b"), Text("part")]
 
 
+CALL = '<tool_call>{"name": "one", "arguments": {"x": 1}}</tool_call>'
+
+
+def test_thinking_and_calls_in_the_text(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*f"<think>hm</think>\nSo: {CALL}")]
+    *items, last = ask(upstream.url, tools=TOOLS)
+    assert items == [*map(Reasoning, "hm"), *map(Text, "So: ")]
+    assert isinstance(last, Finish)
+    assert (last.reason, last.usage) == ("tool_calls", Usage(10, 5, 15))
+    assert [(call.name, call.arguments) for call in last.tool_calls] == [("one", {"x": 1})]
+
+
+def test_what_was_held_comes_before_the_end(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text("a", "<tool_call>", '{"name": ')]
+    assert ask(upstream.url, tools=TOOLS) == [
+        Text("a"), Text('<tool_call>{"name": '), Finish(reason="stop", tool_calls=[], usage=Usage(10, 5, 15))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{"tools": []}, {"tools": TOOLS, "tool_choice": "none"}])
+def test_calls_in_the_text_need_a_tool(upstream: OpenAIServer, more: dict[str, Any]) -> None:
+    upstream.script = [fake.text(CALL)]
+    assert ask(upstream.url, **more) == [Text(CALL), Finish(reason="stop", tool_calls=[], usage=Usage(10, 5, 15))]
+
+
+def test_the_reason_of_a_cut_answer_stays(upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(CALL, finish="length")]
+    last = ask(upstream.url, tools=TOOLS)[-1]
+    assert isinstance(last, Finish)
+    assert (last.reason, len(last.tool_calls)) == ("length", 1)
+
+
+def test_real_calls_win_over_those_in_the_text(upstream: OpenAIServer) -> None:
+    real = call_delta(index=0, id="a", function={"name": "one", "arguments": "{}"})
+    upstream.script = [Reply([chunk({"content": f"a{CALL}b"}), real, chunk({"content": CALL}, "tool_calls"), DONE])]
+    *items, last = ask(upstream.url, tools=TOOLS)
+    assert items == [Text("ab"), Text(CALL), Text(CALL)]
+    assert isinstance(last, Finish)
+    assert [(call.id, call.arguments) for call in last.tool_calls] == [("a", {})]
+
+
 FAILURES: dict[str, tuple[Reply, bool, str]] = {
     "400": (fake.refusal(400, "too long"), False, "the provider answered 400: too long"),
     "401": (fake.refusal(401, f"{KEY} no"), False, "401 (the API key was refused): [redacted] no"),
@@ -324,3 +389,81 @@ def test_nobody_listens() -> None:
     with pytest.raises(ProviderError, match=f"cannot connect to http://127.0.0.1:{port}/v1") as caught:
         ask(f"http://127.0.0.1:{port}/v1")
     assert caught.value.retriable
+
+
+TOO_LONG = [
+    "This model's maximum context length is 8192 tokens. However, your messages resulted in 8545 tokens.",
+    "This model's maximum context length is 4096 tokens. However, you requested 5000 output tokens and your prompt ...",
+    "You passed 9000 input tokens, but the model's context length is only 8192 tokens",
+    "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+    "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+    "the request exceeds the available context size. try increasing the context size or enable context shift",
+    "Requested tokens (2285) exceed context window of 2048",
+    "Your input exceeds the context window of this model. Please adjust your input and try again.",
+    "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
+    "the input length exceeds the context length",
+    "prompt too long; exceeded max context length by 17 tokens",
+    "The number of tokens to keep from the initial prompt is greater than the context length",
+    "prompt is too long: 213462 tokens > 200000 maximum",
+    "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+    "Please reduce the length of the messages or completion.",
+    "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+    "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575).",
+    "Input is too long for requested model.",
+    "Your request exceeded model token limit: 262144 (requested: 300000)",
+    "invalid params, context window exceeds limit (2013)",
+    "Prompt exceeds max length",
+    "Range of input length should be [1, 129024]",
+    "context_length_exceeded",
+]
+
+
+@pytest.mark.parametrize("message", TOO_LONG)
+@pytest.mark.parametrize("status", [200, 400, 422, 500])
+def test_a_conversation_that_is_too_long(upstream: OpenAIServer, status: int, message: str) -> None:
+    refused = json.dumps({"error": {"message": message}}).encode()
+    upstream.script = [Reply([refused], status=status, content_type="application/json")]
+    with pytest.raises(ProviderError) as caught:
+        ask(upstream.url)
+    assert (caught.value.context_length, caught.value.retriable) == (True, False)
+
+
+JSON = "application/json"
+KINDS: dict[str, tuple[Reply, bool]] = {
+    "OpenAI's code": (
+        Reply([b'{"error": {"message": "no", "code": "context_length_exceeded"}}'], status=400, content_type=JSON), True
+    ),
+    "llama.cpp's type, any status": (
+        Reply([b'{"error": {"message": "no", "type": "exceed_context_size_error", "code": 503}}'], status=503,
+              content_type=JSON), True
+    ),
+    "llama.cpp's type in the stream": (
+        Reply([b'data: {"error": {"message": "no", "type": "exceed_context_size_error", "code": 500}}\n\n']), True
+    ),
+    "vLLM in the stream": (
+        Reply([b'data: {"object": "error", "message": "maximum context length is 9", "code": 400}\n\n']), True
+    ),
+    "a bare text": (Reply([b'{"error": "prompt too long"}'], status=400, content_type=JSON), True),
+    "413": (fake.refusal(413, "Request Entity Too Large"), True),
+    "413 in HTML": (Reply([b"<h1>413</h1>"], status=413, content_type="text/html"), True),
+    "too many at once": (fake.refusal(429, "reduce the length of the messages or wait"), False),
+    "no room for the words": (fake.refusal(401, "maximum context length"), False),
+    "another 400": (fake.refusal(400, "context is required: max_tokens is too large"), False),
+    "another code": (
+        Reply([b'{"error": {"message": "no", "code": ["context_length_exceeded"]}}'], status=400, content_type=JSON),
+        False,
+    ),
+    "in the stream, a rate limit": (
+        Reply([b'data: {"error": {"message": "maximum context length", "code": 429}}\n\n']), False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_a_provider_says_too_long(upstream: OpenAIServer, kind: str) -> None:
+    reply, too_long = KINDS[kind]
+    upstream.script = [reply]
+    with pytest.raises(ProviderError) as caught:
+        ask(upstream.url)
+    assert caught.value.context_length is too_long
+    assert not (too_long and caught.value.retriable)
