@@ -25,12 +25,15 @@ setup(
         "msgspec>=0.19",
         "rich>=13.9",
         "pathspec>=1.0",
+        "pyyaml>=6",
     ],
     extras_require={
         "ast-grep": ["ast-grep-cli>=0.40"],
         "local": ["xllamacpp"],
+        "mcp": ["mcp>=2.3,<3"],
         "test": [
             "ast-grep-cli>=0.40",
+            "mcp>=2.3,<3",
             "setuptools>=70.1,<82",
             "pytest>=9,<10",
             "pytest-tornado==0.8.1",
@@ -40,7 +43,7 @@ setup(
             "requests>=2.32",
             "sseclient-py>=1.9",
         ],
-        "dev": ["mypy>=2.4", "ruff>=0.17", "pre-commit>=4"],
+        "dev": ["mypy>=2.4", "ruff>=0.17", "pre-commit>=4", "types-PyYAML"],
     },
     classifiers=[
         "License :: OSI Approved :: MIT License",

@@ -31,6 +31,7 @@ Name = Annotated[str, Meta(min_length=1)]
 FilePath = Annotated[str, Meta(pattern=r"^[^\0]+$")]
 # Scheme, host and port of a web address; one with a user and password in it is refused.
 _ORIGIN = r"https?://([^\s/@\[\]:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
+WebAddress = Annotated[str, Meta(pattern=rf"^{_ORIGIN}(/\S*)?$")]
 Permission = Literal["allow", "prompt", "deny"]
 ProviderName = Literal["nvidia", "openai", "ollama", "mlx", "local"]
 
@@ -80,8 +81,29 @@ class Peer(Struct, frozen=True, kw_only=True):
 
 class Cloud(Struct, frozen=True, kw_only=True):
     provider: ProviderName
-    model: str
+    model: Name
     fallback_models: list[str] = field(default_factory=list)
+
+
+class Mcp(Struct, frozen=True, kw_only=True):
+    """A server of tools: a program to start or a `url`, never both, which `_check_servers` holds."""
+
+    command: FilePath | None = None
+    args: list[Annotated[str, Meta(pattern=r"^[^\0]*$")]] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    url: WebAddress | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    enabled: bool = True
+    sandbox: bool = True
+    network: bool = False
+
+
+class Eruka(Struct, frozen=True, kw_only=True):
+    enabled: bool = False
+    url: WebAddress = "http://localhost:8081"
+    api_key: str | None = None
+    core_max_tokens: Positive = 500
+    workspace_id: Annotated[str, Meta(pattern=r"^[!-~]+$")] = "pawan"
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -89,7 +111,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     provider: ProviderName | None = None
     model: Annotated[str, Meta(min_length=1)] | None = None
-    base_url: Annotated[str, Meta(pattern=rf"^{_ORIGIN}(/\S*)?$")] | None = None
+    base_url: WebAddress | None = None
     fallback_models: list[str] = field(default_factory=list)
     system_prompt: str | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
@@ -115,8 +137,8 @@ class Config(Struct, frozen=True, kw_only=True):
     permissions: dict[str, Permission] = field(default_factory=dict)
     cloud: Cloud | None = None
     peers: dict[str, Peer] = field(default_factory=dict)
-    mcp: dict[str, Any] = field(default_factory=dict)
-    eruka: dict[str, Any] = field(default_factory=dict)
+    mcp: dict[str, Mcp] = field(default_factory=dict)
+    eruka: Eruka = field(default_factory=Eruka)
 
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -136,15 +158,9 @@ WORKSPACE_KEYS = frozenset(
 # Settings of the contract that no code reads yet. A test holds this set to the code.
 INERT_KEYS = frozenset(
     {
-        "cloud",
         "discovery.groups",
         "discovery.mdns",
-        "eruka",
-        "max_context_tokens",
-        "mcp",
         "peers",
-        "skills_repo",
-        "thinking_budget",
     }
 )
 # Settings of the Rust program that steer its terminal or that it never reads (facts 2.2).
@@ -167,10 +183,14 @@ RUST_ONLY_KEYS = frozenset(
     }
 )
 # What to say instead of a regular expression.
-_ADDRESSES = {
+_PATTERNS = {
     "base_url": "expected an address such as https://api.example.com/v1, without user and password",
+    "mcp.NAME.url": "expected an address such as https://example.com/mcp, without user and password",
+    "eruka.url": "expected an address such as http://localhost:8081, without user and password",
+    "eruka.workspace_id": "expected a name of ASCII letters, digits and signs, without blanks",
     "server.cors_origins": 'expected "*" or an origin such as https://app.example.com',
 }
+_SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 PROVIDER_ALIASES = {"nim": "nvidia", "mlx-lm": "mlx"}
 # Environment variable → key (facts 2.3).
 ENVIRONMENT = {
@@ -247,8 +267,10 @@ def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.
                 _assign(merged, path, value)
                 key = ".".join(path)
                 sources[key] = layer.labels.get(key, layer.name)
+    config = msgspec.convert(merged, Config)
+    _check_servers(config, layers)
     return Settings(
-        msgspec.convert(merged, Config),
+        config,
         sources,
         list(dict.fromkeys(warnings)),
         workspace_permissions,
@@ -383,6 +405,19 @@ def _check(layer: Layer, warnings: list[str]) -> Config:
         raise ConfigError(_explain(layer, str(error))) from error
 
 
+def _check_servers(config: Config, layers: Sequence[Layer | None]) -> None:
+    """One layer may complete what another says of a server, so only all of them together can be right or wrong."""
+    files = {name: layer.name for layer in layers if layer for name in layer.values.get("mcp", {})}
+    for name, file in files.items():
+        server = config.mcp.get(name, Mcp())
+        if not _SERVER_NAME.fullmatch(name):
+            raise ConfigError(f"{file}: `mcp.{name}`: expected a name of 1 to 32 letters, digits, _ and -")
+        if server.command is None and server.url is None:
+            raise ConfigError(f"{file}: `mcp.{name}` has neither `command` nor `url`: expected one of them")
+        if server.command is not None and server.url is not None:
+            raise ConfigError(f"{file}: `mcp.{name}` has both `command` and `url`: expected one of them")
+
+
 def _explain(layer: Layer, text: str) -> str:
     expected, _, path = text.partition(" - at `")
     key, found, kind = _locate(layer.values, path.rstrip("`"))
@@ -390,7 +425,7 @@ def _explain(layer: Layer, text: str) -> str:
     where = f"{label} ({layer.name})" if label else f"{layer.name}: `{key}`"
     if get_origin(kind) is Literal and isinstance(found, str):
         expected = f"expected one of {', '.join(get_args(kind))}"
-    expected = _ADDRESSES.get(key.partition("[")[0], expected)
+    expected = _PATTERNS.get(re.sub(r"^mcp\..*\.url$", "mcp.NAME.url", key.partition("[")[0]), expected)
     return f"{where} is {found!r}: {expected[:1].lower()}{expected[1:]}"
 
 
@@ -433,6 +468,10 @@ def _warn(layer: Layer, values: Mapping[str, Any], struct: type[Struct], prefix:
             warnings.append(f"{layer.name}: `{name}` is known but does nothing in this version")
         elif isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], Struct):
             _warn(layer, value, known[key], f"{name}.", warnings)
+        elif known[key] == dict[str, Mcp] and isinstance(value, dict):
+            for server, table in value.items():
+                if isinstance(table, dict):
+                    _warn(layer, table, Mcp, f"{name}.{server}.", warnings)
 
 
 def _unknown(layer: Layer, name: str, key: str, known: list[str], *, at_top: bool) -> str:
@@ -454,7 +493,7 @@ def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator
 
 def _assign(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for table in path[:-1]:
-        if not isinstance(values.get(table), dict):  # free tables may hold a plain value in an earlier layer
+        if not isinstance(values.get(table), dict):  # an unknown key may be a plain value in an earlier layer
             values[table] = {}
         values = values[table]
     values[path[-1]] = value

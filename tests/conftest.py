@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tornado.ioloop import IOLoop
 
-from tests import disk, harness
+from tests import disk, harness, npm
 from tests.fakes.openai_server import OpenAIServer
 
 # How long hypothesis takes to make its first example says nothing about us.
@@ -66,7 +66,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """No test sees the user's own settings, keys or sessions."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith(("NVIDIA_", "OPENAI_", "OLLAMA_", "PAWAN", "XDG_")):
+        if name.startswith(("ERUKA_", "NVIDIA_", "OPENAI_", "OLLAMA_", "PAWAN", "XDG_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     return home
@@ -89,3 +89,9 @@ def env(upstream: OpenAIServer) -> dict[str, str]:
 def small_disk() -> Iterator[disk.SmallDisk]:
     with disk.mounted() as mounted:
         yield mounted
+
+
+@pytest.fixture(scope="session")
+def npm_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of published MCP servers are."""
+    return npm.install(tmp_path_factory.mktemp("npm"))

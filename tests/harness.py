@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from blockbuster import BlockBuster, blockbuster_ctx
+from blockbuster import BlockBuster
 
 from pawand import daemon
 from pawand.sessions.store import SessionStore
@@ -29,22 +29,39 @@ Frame = tuple[str, str, dict[str, Any]]
 """(id, name, data)"""
 
 
+_watches: list[BlockBuster] = []
+"""The one that watches now, once for each block that asked for it: two would put back each other's functions."""
+
+
 @contextmanager
 def no_blocking() -> Iterator[BlockBuster]:
-    """A call of ours that would block the event loop raises."""
-    with blockbuster_ctx("pawand") as watch:
+    """A call of ours that would block the event loop raises. Blocks may overlap in any way."""
+    if _watches:
+        watch = _watches[0]
+    else:
+        watch = BlockBuster("pawand")
+        watch.activate()
         watch.functions["os.write"].can_block_in("sessions/journal.py", "write")  # docs/decisions/0014
         watch.functions["os.write"].can_block_in("sessions/waiting.py", "keep")
         watch.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")  # not ours
+    _watches.append(watch)
+    try:
         yield watch
+    finally:
+        _watches.pop()
+        if not _watches:
+            watch.deactivate()
 
 
-def parts(workspace: Path, state: Path, upstream: str, **flags: Any) -> daemon.Parts:
-    """Everything but sockets, talking to `upstream`. `flags` are dotted keys with `__` for the dot."""
+def parts(
+    workspace: Path, state: Path, upstream: str, env: Mapping[str, str] | None = None, **flags: Any
+) -> daemon.Parts:
+    """Everything but sockets, talking to `upstream`. `flags` are dotted keys with `__` for the dot; `env` is what the
+    daemon finds in its environment besides."""
     settings = {"provider": "openai", "base_url": upstream, "model": MODEL, "limits.log_idle_secs": 60.0}
     settings |= {name.replace("__", "."): value for name, value in flags.items()}
-    env = {"HOME": os.environ["HOME"], "PAWAND_STATE_DIR": str(state), "OPENAI_API_KEY": API_KEY}
-    plan = daemon.plan(settings, workspace, env)
+    own = {"HOME": os.environ["HOME"], "PAWAND_STATE_DIR": str(state), "OPENAI_API_KEY": API_KEY}
+    plan = daemon.plan(settings, workspace, own | dict(env or {}))
     store = SessionStore(plan.sessions)
     store.open()
     return daemon.assemble(plan, store)
@@ -190,7 +207,8 @@ class Process:
 
 def environment(home: Path, state: Path, **more: str) -> dict[str, str]:
     """A child's environment: nothing of the user's own settings."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "COVERAGE_PROCESS_START") if name in os.environ}
+    names = ("PATH", "LANG", "PYTHONPATH", "COVERAGE_PROCESS_START")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {"HOME": str(home), "PAWAND_STATE_DIR": str(state), **more}
 
 

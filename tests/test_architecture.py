@@ -32,13 +32,20 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("cli",),
     "tomlkit": ("config", "peers.aegis", "cli.config"),
     "openai": ("providers.openai_chat",),
-    "httpx2": ("providers.openai_chat",),
+    "httpx2": ("providers.openai_chat", "tools.mcp.transport"),
     "aiohttp": ("providers.openai_chat",),
     "xllamacpp": ("providers.local",),
     "pathspec": ("tools.walk",),
     "zeroconf": ("peers.mdns",),
+    "yaml": ("tools.skills",),
+    "mcp": ("tools.mcp",),
+    "mcp_types": ("tools.mcp",),
+    "anyio": ("tools.mcp.transport",),
+    "jsonschema": ("tools.mcp.schemas",),
+    "referencing": ("tools.mcp.schemas",),
+    "pydantic": ("tools.mcp.connection",),
 }
-HEAVY = ("openai", "tornado", "rich", "zeroconf", "aiohttp", "httpx2", "tomlkit", "xllamacpp", "pathspec")
+HEAVY = ("openai", "tornado", "rich", "zeroconf", "aiohttp", "httpx2", "tomlkit", "xllamacpp", "pathspec", "yaml")
 
 
 def module_name(file: Path) -> str:
@@ -118,4 +125,5 @@ def test_every_command_starts_light() -> None:
 
 
 def test_the_daemon_does_not_import_the_sdk() -> None:
-    assert not loaded_by("import pawand.daemon") & {"openai", "aiohttp", "httpx2", "xllamacpp", "rich", "zeroconf"}
+    late = {"openai", "aiohttp", "httpx2", "xllamacpp", "rich", "zeroconf", "mcp", "anyio", "jsonschema", "pydantic"}
+    assert not loaded_by("import pawand.daemon\nimport pawand.tools.mcp.servers") & late

@@ -65,9 +65,18 @@ def test_layers_are_merged_key_by_key(machine: Machine) -> None:
 
 
 def test_a_plain_value_and_a_table_of_one_name_do_not_clash(machine: Machine) -> None:
-    machine.system.write_text("shape = 1\n[mcp]\na = 1\n[mcp.b]\nc = 2\n[shape2]\nx = 1\n")
-    machine.user.write_text("shape2 = 1\n[shape]\nx = 1\n[mcp]\nb = 3\n[mcp.a]\nd = 4\n")
-    assert machine.load().config.mcp == {"a": {"d": 4}, "b": 3}
+    machine.system.write_text("[eruka]\na = 1\n[eruka.b]\nc = 2\n")
+    machine.user.write_text("[eruka]\nb = 3\n[eruka.a]\nd = 4\n")
+    assert machine.load().config.eruka == config.Eruka()
+
+
+def test_one_layer_completes_what_another_says_of_a_server(machine: Machine) -> None:
+    machine.system.write_text('[mcp.files]\ncommand = "serve"\nargs = ["-x"]\nenv = { A = "1" }\n')
+    machine.user.write_text("[mcp.files]\nenabled = false\nenv = { B = '2' }\n[mcp.far]\nurl = 'http://[::1]:80/mcp'\n")
+    assert machine.load().config.mcp == {
+        "files": config.Mcp(command="serve", args=["-x"], env={"A": "1", "B": "2"}, enabled=False),
+        "far": config.Mcp(url="http://[::1]:80/mcp"),
+    }
 
 
 def test_the_named_file_may_come_from_the_environment_and_must_exist(machine: Machine) -> None:

@@ -34,6 +34,16 @@ WRONG = [
         'base_url = "ftp:"',
         "`base_url` is 'ftp:': expected an address such as https://api.example.com/v1, without user and password",
     ),
+    (
+        '[eruka]\nurl = "http://me:secret@localhost"',
+        "`eruka.url` is 'http://me:secret@localhost': "
+        "expected an address such as http://localhost:8081, without user and password",
+    ),
+    (
+        '[eruka]\nworkspace_id = "a b"',
+        "`eruka.workspace_id` is 'a b': expected a name of ASCII letters, digits and signs, without blanks",
+    ),
+    ("[eruka]\ncore_max_tokens = 0", "`eruka.core_max_tokens` is 0: expected `int` >= 1"),
     ('fallback_models = "x"', "`fallback_models` is 'x': expected `array`, got `str`"),
     ('fallback_models = ["a", 3]', "`fallback_models[1]` is 3: expected `str`, got `int`"),
     ('provider = "acme"', "`provider` is 'acme': expected one of nvidia, openai, ollama, mlx, local"),
@@ -54,6 +64,21 @@ WRONG = [
     ("[peers.x]\ntoken = 3", "`peers.x.token` is 3: expected `str | null`, got `int`"),
     ('[peers.a]\ntoken = "t"\n[peers.b]\ntoken = 3', "`peers.b.token` is 3: expected `str | null`, got `int`"),
     ('[peers.a]\ntoken = "t"\n[peers]\nb = 4', "`peers.b` is 4: expected `object`, got `int`"),
+    ("[mcp.x]", "`mcp.x` has neither `command` nor `url`: expected one of them"),
+    ("[mcp.x]\nenabled = false", "`mcp.x` has neither `command` nor `url`: expected one of them"),
+    (
+        '[mcp.x]\ncommand = "a"\nurl = "http://b"',
+        "`mcp.x` has both `command` and `url`: expected one of them",
+    ),
+    ('[mcp."a b"]\ncommand = "a"', "`mcp.a b`: expected a name of 1 to 32 letters, digits, _ and -"),
+    ('[mcp.""]\ncommand = "a"', "`mcp.`: expected a name of 1 to 32 letters, digits, _ and -"),
+    (
+        '[mcp.x]\nurl = "ftp://b"',
+        "`mcp.x.url` is 'ftp://b': expected an address such as https://example.com/mcp, without user and password",
+    ),
+    ('[mcp.x]\ncommand = "a"\nargs = [1]', "`mcp.x.args[0]` is 1: expected `str`, got `int`"),
+    ('[mcp.x]\ncommand = "a"\nenv = { K = 3 }', "`mcp.x.env.K` is 3: expected `str`, got `int`"),
+    ("mcp = 3", "`mcp` is 3: expected `object`, got `int`"),
     ('[peers."a[0].b"]\naddress = 3', "`peers.a[0].b.address` is 3: expected `str | null`, got `int`"),
 ]
 

@@ -29,9 +29,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         ('moddel = "m"\nzzz = 1', ["unknown setting `moddel`; did you mean `model`?", "unknown setting `zzz`"]),
         ('"server.port" = 1', ["unknown setting `server.port`; did you mean `server`?"]),
         ("[discovery]\nmdns = true", [f"`discovery.mdns` {IDLE}"]),
-        (CLOUD, [f"`cloud` {IDLE}"]),
-        ("[mcp.x]\ncommand = 'a'", [f"`mcp` {IDLE}"]),
-        ("max_context_tokens = 5", [f"`max_context_tokens` {IDLE}"]),
+        (CLOUD, []),
+        ('[peers.a]\ntoken = "t"', [f"`peers` {IDLE}"]),
+        ("[mcp.x]\ncommand = 'a'\n[mcp.x.env]\nanything = 'goes'", []),
+        (
+            "[mcp.x]\ncommand = 'a'\nnetwrok = true",
+            ["unknown setting `mcp.x.netwrok`; did you mean `mcp.x.network`?"],
+        ),
+        ("max_context_tokens = 5", []),
         ("[tui]\ntheme = 'x'", [f"`tui` {RUST}"]),
         ("dry_run = true", [f"`dry_run` {RUST}"]),
         ("[server]\ndry_run = true", ["unknown setting `server.dry_run`"]),
@@ -72,7 +77,7 @@ def test_a_workspace_sets_only_what_it_may(machine: Machine) -> None:
     found = machine.load()
     assert found.sources.keys() - {"max_retries"} == WORKSPACE_KEYS
     assert (found.config.provider, found.config.thinking_budget) == ("mlx", 4)
-    assert found.warnings == [f"{machine.workspace}: `thinking_budget` is known but does nothing in this version"]
+    assert found.warnings == []
 
 
 FORBIDDEN = sorted(set(Config.__struct_fields__) - WORKSPACE_KEYS - {"permissions"})

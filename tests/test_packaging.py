@@ -65,7 +65,7 @@ def required(wheel: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for line in metadata(wheel).get_all("Requires-Dist", []):
         package = re.match(r"[A-Za-z0-9._-]+", line)
-        extra = re.search(r"extra == ['\"](\w+)['\"]", line)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
         assert package
         found.setdefault(extra[1] if extra else "", set()).add(package[0].lower())
     return found
@@ -77,13 +77,15 @@ def test_metadata(wheel: Path) -> None:
     assert found["Version"] == pawand.__version__
     assert found["Requires-Python"] == ">=3.11"
     assert "MIT" in (found["License"] or found["License-Expression"])
-    assert set(found.get_all("Provides-Extra", [])) == {"local", "test", "dev"}
+    assert set(found.get_all("Provides-Extra", [])) == {"ast-grep", "local", "mcp", "test", "dev"}
 
 
 def test_requirements(wheel: Path) -> None:
     found = required(wheel)
-    assert found[""] == {"tornado", "click", "tomlkit", "openai", "zeroconf", "msgspec", "rich", "pathspec"}
+    assert found[""] == {"tornado", "click", "tomlkit", "openai", "zeroconf", "msgspec", "rich", "pathspec", "pyyaml"}
     assert found["local"] == {"xllamacpp"}
+    assert found["mcp"] == {"mcp"}
+    assert found["ast-grep"] == {"ast-grep-cli"}
     assert {"pytest", "pytest-tornado", "requests", "sseclient-py"} <= found["test"]
     assert {"mypy", "ruff", "pre-commit"} <= found["dev"]
 

@@ -56,6 +56,9 @@ class Approvals:
         emit(request)
         try:
             await asyncio.wait([answer], timeout=timeout_secs)
+        except asyncio.CancelledError:
+            emit(wire.PermissionResolved(id=request.id, decision="deny", reason="cancelled"))
+            raise
         finally:
             del self._open[request.id]
         expired = not answer.done()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 from datetime import date
 
 from pawand.errors import ToolError
+from pawand.tools.output import clean, clip
+from pawand.tools.skills import Skills, prompt_section
 from pawand.tools.workspace import Workspace
 
 CONTEXT_FILES = ("PAWAN.md", "AGENTS.md", "CLAUDE.md", ".pawan/context.md")
@@ -20,6 +21,7 @@ How to work
 - Find out before you act: list folders, search, read the files that matter. Never guess what a file holds.
 - Read a file before you change it. Make the smallest change that does what was asked, in the style around it.
 - Prefer edit_file for changes and write_file for new files. Paths are relative to the workspace.
+- For git use the git_ tools, for many small calls batch, and for a large part that stands alone another agent.
 - After a change, run the project's own tests or checks with bash, read what they say, and mend what you broke.
 - When a tool fails, read its error and change your approach; do not repeat the same call.
 - Call several tools at once where they do not depend on each other.
@@ -33,14 +35,8 @@ How to finish
 TINY = "You are Pawan, a small friendly assistant that runs on the user's own machine. Answer briefly."
 
 
-async def build(workspace: Workspace, *, base: str | None, tiny: bool) -> str:
-    """The whole prompt. `base` replaces the built-in text; `tiny` is for a model that is given no tools."""
-    if tiny:
-        return base or TINY
-    return await asyncio.to_thread(_build, workspace, base or CODING)
-
-
-def _build(workspace: Workspace, base: str) -> str:
+def build(workspace: Workspace, base: str, skills: Skills) -> str:
+    """The whole prompt from the instructions in `base`. Blocks."""
     facts = [
         f"Workspace: {workspace.root}",
         f"Platform: {platform.system()} {platform.machine()}",
@@ -50,10 +46,9 @@ def _build(workspace: Workspace, base: str) -> str:
     if branch:
         facts.insert(1, f"Git branch: {branch}")
     parts = [base.strip(), "\n".join(facts)]
-    context = _project_context(workspace)
-    if context:
-        parts.append(context)
-    return "\n\n".join(parts)
+    parts.append(_project_context(workspace))
+    parts.append(prompt_section(skills.listed(), skills.of_workspace(workspace)))
+    return "\n\n".join(filter(None, parts))
 
 
 def _read(workspace: Workspace, path: str) -> str:
@@ -72,5 +67,5 @@ def _project_context(workspace: Workspace) -> str:
     for name in CONTEXT_FILES:
         text = _read(workspace, name).strip()
         if text:
-            return f"## Project context (from {name})\n\n{text[:MAX_CONTEXT_CHARS]}"
+            return f"## Project context (from {name})\n\n{clip(clean(text), MAX_CONTEXT_CHARS)}"
     return ""

@@ -8,19 +8,25 @@ import time
 from msgspec import Struct
 
 from pawand import config, paths
-from pawand.agent.loop import Agent, AgentSettings
+from pawand.agent.loop import Agent, AgentSettings, Equipment
 from pawand.agent.permissions import Permissions
+from pawand.agent.run import Target
 from pawand.config import Config
 from pawand.daemon import system
 from pawand.daemon.planning import Plan
+from pawand.memory.eruka import Eruka
 from pawand.peers.aegis import AegisFile
 from pawand.peers.directory import Directory
+from pawand.providers.catalog import Choice
 from pawand.providers.upstream import Upstream
 from pawand.redact import LogFilter, Redactor
 from pawand.sessions.store import SessionStore
-from pawand.tools import ast_grep, edit, edit_lines, files, insert, search, shell
+from pawand.tools import agents, ast_grep, batch, edit, edit_lines, files, git, insert, search, shell
 from pawand.tools.base import Registry, ToolContext
+from pawand.tools.mcp.servers import McpServers
 from pawand.tools.sandbox import Sandbox
+from pawand.tools.skills import Skills
+from pawand.tools.skills import tool as skill_tool
 from pawand.tools.workspace import Stamp, Workspace
 from pawand.turns.manager import TurnManager
 from pawand.turns.turn import Bench
@@ -41,6 +47,19 @@ TOOLS = [
     files.LIST_DIRECTORY,
     search.GLOB_SEARCH,
     search.GREP_SEARCH,
+    git.GIT_STATUS,
+    git.GIT_DIFF,
+    git.GIT_ADD,
+    git.GIT_COMMIT,
+    git.GIT_LOG,
+    git.GIT_BLAME,
+    git.GIT_BRANCH,
+    git.GIT_CHECKOUT,
+    git.GIT_STASH,
+    batch.BATCH,
+    agents.SPAWN_AGENT,
+    agents.SPAWN_AGENTS,
+    agents.TASK,
 ]
 """In the order in which the model is told of them."""
 FIXED = (
@@ -51,8 +70,28 @@ FIXED = (
     "server.host",
     "server.port",
     "sessions",
+    "skills_repo",
 )
 """Settings, and tables of settings, that count from the start to the end of the process."""
+
+
+class Outside(Struct, frozen=True, kw_only=True):
+    """The servers that an agent talks to: those of the models, and what the settings add."""
+
+    provider: Upstream
+    cloud: Upstream | None
+    servers: McpServers | None
+    memory: Eruka | None
+
+    async def retire(self, heir: Outside | None = None) -> None:
+        """Let go of what `heir` does not go on with; answers that come from a provider are waited for."""
+        for upstream in (self.provider, self.cloud):
+            if upstream is not None and (heir is None or upstream not in (heir.provider, heir.cloud)):
+                await upstream.retire()
+        if self.servers is not None:
+            await self.servers.aclose(heir.servers if heir is not None else None)
+        if self.memory is not None and (heir is None or heir.memory is not self.memory):
+            await self.memory.aclose()
 
 
 class Parts(Struct, kw_only=True):
@@ -67,20 +106,20 @@ class Parts(Struct, kw_only=True):
     workspace: Workspace
     sandbox: Sandbox
     store: SessionStore
-    provider: Upstream
+    outside: Outside
+    skills: Skills
     services: Services
 
     async def aclose(self) -> None:
         await self.services.turns.shutdown()
-        await self.provider.aclose()
+        await self.outside.retire()
         self.workspace.close()
 
     async def adopt(self, plan: Plan, token: str | None) -> None:
         """Work by another plan from now on, as far as that goes in a running process; turns that run keep theirs."""
         self.redactor.learn(_secrets(plan, token))
-        old = self.provider
-        if not old.fits(plan.choice, plan.config):
-            self.provider = Upstream(plan.choice, plan.config, self.redactor)
+        old = self.outside
+        self.outside = _outside(plan, self.sandbox, self.redactor, self.plan, old)
         services = self.services
         services.config = plan.config
         services.gate = _gate(plan, token, self.own_names)
@@ -88,13 +127,15 @@ class Parts(Struct, kw_only=True):
             agent_id=services.identity.agent_id,
             started=services.identity.started,
             choice=plan.choice,
+            cloud=plan.cloud,
             sandbox=self.sandbox,
         )
         services.directory = _directory(plan, services.identity.agent_id)
-        services.turns.bench = _bench(plan, self.store, self.workspace, self.sandbox, self.provider, self.redactor)
+        services.turns.bench = _bench(
+            plan, self.store, self.workspace, self.sandbox, self.outside, self.skills, self.redactor
+        )
         self.plan = plan
-        if self.provider is not old:
-            await old.retire()
+        await old.retire(self.outside)
 
     def changes(self, plan: Plan) -> tuple[list[str], list[str]]:
         """The settings that `plan` would change at once, and those that would wait for the next start."""
@@ -113,12 +154,19 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     workspace = Workspace(plan.workspace)
     private = [plan.state, plan.sessions, paths.user_config_dir(), paths.SYSTEM_CONFIG.parent]
     sandbox = Sandbox.probe(plan.config.sandbox, workspace, plan.state / "tmp", private)
-    provider = Upstream(plan.choice, plan.config, redactor)
-    bench = _bench(plan, store, workspace, sandbox, provider, redactor)
+    skills = Skills(plan.skills)
+    outside = _outside(plan, sandbox, redactor)
+    bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor)
     services = Services(
         config=plan.config,
         gate=_gate(plan, token, own_names),
-        identity=Identity(agent_id=plan.agent_id, started=time.monotonic(), choice=plan.choice, sandbox=sandbox),
+        identity=Identity(
+            agent_id=plan.agent_id,
+            started=time.monotonic(),
+            choice=plan.choice,
+            cloud=plan.cloud,
+            sandbox=sandbox,
+        ),
         turns=TurnManager(bench, sandbox.forget),
         directory=_directory(plan, plan.agent_id),
     )
@@ -130,7 +178,8 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
         workspace=workspace,
         sandbox=sandbox,
         store=store,
-        provider=provider,
+        outside=outside,
+        skills=skills,
         services=services,
     )
 
@@ -140,7 +189,7 @@ def _is_fixed(key: str) -> bool:
 
 
 def _secrets(plan: Plan, token: str | None) -> list[str]:
-    return [*plan.secrets.values(), *([token] if token else [])]
+    return [*plan.secrets.values(), *filter(None, (token, plan.eruka.api_key))]
 
 
 def _gate(plan: Plan, token: str | None, own_names: list[str]) -> Gate:
@@ -158,26 +207,64 @@ def _directory(plan: Plan, agent_id: str) -> Directory:
     return Directory(agent_id, AegisFile(plan.aegis_files))
 
 
+def _outside(
+    plan: Plan, sandbox: Sandbox, redactor: Redactor, old_plan: Plan | None = None, old: Outside | None = None
+) -> Outside:
+    """What is the same by both plans is taken over."""
+
+    def upstream(choice: Choice, former: Upstream | None) -> Upstream:
+        fits = former is not None and former.fits(choice, plan.config)
+        return former if former is not None and fits else Upstream(choice, plan.config, redactor)
+
+    settings = plan.config
+    former = old.servers if old is not None else None
+    memory = old.memory if old is not None and old_plan is not None and old_plan.eruka == plan.eruka else None
+    return Outside(
+        provider=upstream(plan.choice, old.provider if old else None),
+        cloud=upstream(plan.cloud, old.cloud if old else None) if plan.cloud is not None else None,
+        servers=McpServers(settings.mcp, sandbox, redactor, former) if settings.mcp else None,
+        memory=memory or (Eruka(plan.eruka, redactor) if plan.eruka.enabled else None),
+    )
+
+
+def _cloud_targets(settings: Config, cloud: Upstream | None) -> list[Target]:
+    """None for a cloud that cannot answer: its error would hide why the first provider failed."""
+    if cloud is None or settings.cloud is None or cloud.fault is not None:
+        return []
+    models = dict.fromkeys([settings.cloud.model, *settings.cloud.fallback_models])
+    return [Target(cloud, model) for model in models]
+
+
 def _bench(
     plan: Plan,
     store: SessionStore,
     workspace: Workspace,
     sandbox: Sandbox,
-    provider: Upstream,
+    outside: Outside,
+    skills: Skills,
     redactor: Redactor,
 ) -> Bench:
     settings = plan.config
+    equipment = Equipment(
+        provider=outside.provider,
+        cloud=_cloud_targets(settings, outside.cloud),
+        tools=Registry([*TOOLS, *([skill_tool(skills)] if skills.readable else [])], redactor),
+        servers=outside.servers,
+        skills=skills,
+        memory=outside.memory,
+    )
     agent = Agent(
         AgentSettings(
             max_iterations=settings.max_tool_iterations,
             max_retries=settings.max_retries,
+            max_context_tokens=settings.max_context_tokens,
+            thinking_budget=settings.thinking_budget,
             permission_timeout_secs=settings.permission_timeout_secs,
             fallback_models=settings.fallback_models,
             system_prompt=settings.system_prompt,
             tiny=plan.choice.embedded,
         ),
-        provider,
-        Registry(TOOLS, redactor),
+        equipment,
         Permissions(settings.permissions, plan.settings.workspace_permissions),
         redactor,
     )
@@ -195,7 +282,7 @@ def _bench(
 
     return Bench(
         agent=agent,
-        provider=provider,
+        provider=outside.provider,
         store=store,
         redactor=redactor,
         limits=settings.limits,

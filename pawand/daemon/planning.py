@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from pawand import config, paths
-from pawand.config import Config, Settings
+from pawand.config import Config, Eruka, Settings
 from pawand.providers import catalog
 from pawand.tools.workspace import check_place
+
+ERUKA_KEY = "ERUKA_API_KEY"
+KEY_VARIABLES = [*catalog.KEY_VARIABLES, ERUKA_KEY]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -25,6 +29,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     workspace: Path
     state: Path
     choice: catalog.Choice
+    cloud: catalog.Choice | None
     secrets: dict[str, str]
 
     @property
@@ -46,6 +51,17 @@ class Plan(Struct, frozen=True, kw_only=True):
         return [*([paths.expand(configured)] if configured else []), paths.aegis_file()]
 
     @property
+    def skills(self) -> Path:
+        folder = self.config.skills_repo
+        return paths.expand(folder).absolute() if folder else paths.user_config_dir(self.env) / "skills"
+
+    @property
+    def eruka(self) -> Eruka:
+        """With its key, wherever that was given."""
+        settings = self.config.eruka
+        return msgspec.structs.replace(settings, api_key=self.secrets.get(ERUKA_KEY, settings.api_key))
+
+    @property
     def agent_id(self) -> str:
         return self.config.server.agent_id or f"pawan@{socket.gethostname()}"
 
@@ -59,7 +75,7 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
     state = paths.state_dir(env)
     workspace = paths.expand(workspace).absolute()
     settings = config.load(workspace, flags, env)
-    secrets = config.load_secrets(catalog.KEY_VARIABLES, env, settings.warnings)
+    secrets = config.load_secrets(KEY_VARIABLES, env, settings.warnings)
     trusted = settings.sources.get("model") != settings.stranger
     choice = catalog.choose(settings.config, secrets, env, model_trusted=trusted)
     made = Plan(
@@ -69,6 +85,7 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
         workspace=workspace,
         state=state,
         choice=choice,
+        cloud=catalog.choose_cloud(settings.config, secrets, env),
         secrets=secrets,
     )
     private = [state, made.sessions, made.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(env)]

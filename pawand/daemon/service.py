@@ -18,9 +18,8 @@ from pawand import __version__, hardening, paths
 from pawand.client import url_of
 from pawand.daemon import system
 from pawand.daemon.assembly import Parts, assemble
-from pawand.daemon.planning import Plan
+from pawand.daemon.planning import KEY_VARIABLES, Plan
 from pawand.errors import ConfigError, StorageError
-from pawand.providers import catalog
 from pawand.sessions import lock
 from pawand.sessions.store import SessionStore
 from pawand.web.access import is_loopback
@@ -36,7 +35,7 @@ PUBLISH_SECS = 5.0
 
 def serve(plan: Plan) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError or StartError before the port answers."""
-    hardening.forget_environment(catalog.KEY_VARIABLES)
+    hardening.forget_environment(KEY_VARIABLES)
     if os.environ.get("PAWAND_DEBUG") != "1":
         hardening.forbid_dumps()
     asyncio.run(_run(plan))
@@ -68,12 +67,12 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
     server = Server(make_app(parts.services), max_connections=connections, max_body_size=4 * MAX_DRAINED_BYTES)
     server.add_sockets(sockets)
     publish = functools.partial(system.write_state_file, url=url, started=datetime.now(UTC))
-    published = _try_to(publish, plan)
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_stop, stop)
     loop.add_signal_handler(signal.SIGHUP, _on_hang_up, sys.stdin.isatty(), stop, reload)
+    published = _try_to(publish, plan)  # from here on others may send signals
     _announce(plan, url, parts)
     tasks = [asyncio.create_task(_warm(store, parts)), asyncio.create_task(_reload_when_asked(parts, publish, reload))]
     if not published:
@@ -134,7 +133,7 @@ async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], aske
         system.notify_reloading()
         try:
             await _reload(parts, publish)
-            await parts.provider.warm()
+            await parts.outside.provider.warm()
         except ConfigError as error:
             log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - a user's slip needs no traceback
         except Exception:  # whatever it was, the next signal must find somebody listening
@@ -186,6 +185,8 @@ def _warn(plan: Plan) -> None:
         )
     if plan.choice.fault:
         log.warning("%s", plan.choice.fault)
+    if plan.cloud is not None and plan.cloud.fault:
+        log.warning("[cloud] is not used: %s", plan.cloud.fault)
 
 
 async def _warm(store: SessionStore, parts: Parts) -> None:
@@ -194,7 +195,7 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
         await asyncio.to_thread(store.list)
     except StorageError as error:
         log.warning("%s", error)
-    await parts.provider.warm()
+    await parts.outside.provider.warm()
 
 
 def _on_hang_up(at_terminal: bool, stop: asyncio.Event, reload: asyncio.Event) -> None:

@@ -18,12 +18,13 @@ from pawand.wire import Usage
 
 MAX_SAMPLE_CHARS = 80
 MAX_COUNT = 2**53
+_COUNTED = ("prompt", "completion", "total")
 
 
 class _Delta(Struct):
     content: str | list[Any] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
     tool_calls: list[CallDelta] | None = None
 
 
@@ -33,15 +34,9 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
-class _Usage(Struct):
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    total_tokens: Any = None
-
-
 class _Chunk(Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
     object: Any = None
     message: Any = None
@@ -81,10 +76,9 @@ class Answer:
             raise ProviderError(f"the provider sent no chat completion but {sample!r}", retriable=True) from error
         if chunk.error or chunk.object == "error":
             raise self._reported(chunk)
-        if chunk.usage is not None:
-            usage = chunk.usage
-            prompt, completion = _count(usage.prompt_tokens), _count(usage.completion_tokens)
-            self._usage = Usage(prompt, completion, _count(usage.total_tokens) or prompt + completion)
+        if isinstance(chunk.usage, dict):
+            prompt, completion, total = (_count(chunk.usage.get(f"{part}_tokens")) for part in _COUNTED)
+            self._usage = Usage(prompt, completion, total or prompt + completion)
         items: list[Item] = []
         for choice in (chunk.choices or [])[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
@@ -92,7 +86,7 @@ class Answer:
             if delta is None:
                 continue
             reasoning = delta.reasoning_content or delta.reasoning
-            if reasoning:
+            if reasoning and isinstance(reasoning, str):
                 items.append(Reasoning(reasoning))
             if delta.content:
                 items += self._markup.feed(self._whole(delta.content))
@@ -149,4 +143,5 @@ def _parse(data: bytes) -> _Chunk:
 
 
 def _joined(parts: list[Any]) -> str:
-    return "".join(part.get("text") or "" for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))

@@ -23,7 +23,7 @@ class Function(Struct):
 
 class CallDelta(Struct):
     index: int | None = None
-    id: str | None = None
+    id: str | int | None = None
     function: Function | None = None
 
 
@@ -36,11 +36,12 @@ class Calls:
     def add(self, delta: CallDelta) -> None:
         """Some servers repeat the head in every piece."""
         function = delta.function or Function()
-        call = self._known(delta, function)
+        id = "" if delta.id is None else str(delta.id)
+        call = self._known(id, delta, function)
         if call is None:
             call = _PartialCall(index=delta.index)
             self._calls.append(call)
-        call.id = call.id or delta.id or ""
+        call.id = call.id or id
         if function.name and function.name != call.name:
             call.name += function.name
         if isinstance(function.arguments, str):
@@ -48,16 +49,16 @@ class Calls:
         elif function.arguments is not None:
             call.arguments.append(msgspec.json.encode(function.arguments).decode())
 
-    def _known(self, delta: CallDelta, function: Function) -> _PartialCall | None:
+    def _known(self, id: str, delta: CallDelta, function: Function) -> _PartialCall | None:
         for call in self._calls:
-            if delta.id and call.id == delta.id and delta.index in (None, call.index):
+            if id and call.id == id and delta.index in (None, call.index):
                 return call
         for call in reversed(self._calls):
             if delta.index is not None and call.index == delta.index:
-                other_id = delta.id and call.id and delta.id != call.id
+                other_id = id and call.id and id != call.id
                 other_name = call.arguments and function.name != call.name
                 return None if function.name and (other_id or other_name) else call
-        continues = delta.index is None and not delta.id and not function.name
+        continues = delta.index is None and not id and not function.name
         return self._calls[-1] if continues and self._calls else None
 
     def whole(self) -> list[ToolCall]:
@@ -92,6 +93,8 @@ def parse_arguments(text: str) -> Any:
             value = decode(candidate)
         except ValueError:
             continue
+        if value is None:
+            return {}
         return value if _depth(candidate) <= MAX_DEPTH else text
     return text
 

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from pawand.config import Config, ProviderName
@@ -92,6 +93,15 @@ def choose(config: Config, secrets: Mapping[str, str], env: Mapping[str, str], *
     )
 
 
+def choose_cloud(config: Config, secrets: Mapping[str, str], env: Mapping[str, str]) -> Choice | None:
+    """The provider of `[cloud]`, which is asked when the first one has failed; None where there is no such table."""
+    cloud = config.cloud
+    if cloud is None:
+        return None
+    as_first = msgspec.structs.replace(config, provider=cloud.provider, model=cloud.model, base_url=None)
+    return choose(as_first, secrets, env)
+
+
 def _name(config: Config, secrets: Mapping[str, str]) -> tuple[ProviderName, bool]:
     if config.provider:
         return config.provider, False
@@ -117,9 +127,18 @@ def thinking_switch(model: str, *, wanted: bool) -> dict[str, Any]:
         return {"chat_template_kwargs": {"enable_thinking": wanted, "clear_thinking": False}}
     if "gemma" in name:
         return {"chat_template_kwargs": {"enable_thinking": wanted}}
-    if "qwen" in name or "deepseek" in name:
+    if "qwen" in name:  # Qwen3's own template and those of NVIDIA call it differently; each passes over the other's
+        return {"chat_template_kwargs": {"thinking": wanted, "enable_thinking": wanted}}
+    if "deepseek" in name:
         return {"chat_template_kwargs": {"thinking": wanted}}
     return {}
+
+
+def wants_short_ids(model: str) -> bool:
+    """Whether the ids of tool calls must be nine letters and digits: Mistral's API and chat templates refuse others
+    (vllm-project/vllm#9019, sst/opencode#1680)."""
+    name = model.lower()
+    return any(family in name for family in ("mistral", "mixtral", "ministral", "codestral", "devstral", "magistral"))
 
 
 def wants_reasoning(model: str) -> bool:

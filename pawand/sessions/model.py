@@ -27,6 +27,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_result: ToolResult | None = None
     timestamp: str | None = None
     interrupted: bool = False
+    replaces: int = 0
+    """A summary's: it stands for so many messages from the first, which stay in the file."""
 
 
 class _Document(Struct, frozen=True, kw_only=True):

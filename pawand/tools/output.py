@@ -10,6 +10,7 @@ PREVIEW_CHARS = 200
 HEAD_BYTES = 16 * 1024
 TAIL_BYTES = 48 * 1024
 _LEAST = 200  # a string is never cut below this when a result must shrink
+_NOTE = 80  # room for the words that say how much is left out
 
 
 class HeadTail:
@@ -28,11 +29,16 @@ class HeadTail:
         if len(self._tail) > 2 * TAIL_BYTES:
             del self._tail[:-TAIL_BYTES]
 
+    @property
+    def missing(self) -> int:
+        """How many bytes are left out."""
+        return max(0, self._total - len(self._head) - TAIL_BYTES)
+
     def text(self) -> str:
         """What was kept, as text; a note stands where something is missing."""
         tail = self._tail[-TAIL_BYTES:]
-        missing = self._total - len(self._head) - len(tail)
-        if missing <= 0:
+        missing = self.missing
+        if not missing:
             return clean((self._head + tail).decode("utf-8", "replace"))
         head_text = self._head.decode("utf-8", "replace").rstrip("\ufffd")
         tail_text = tail.decode("utf-8", "replace").lstrip("\ufffd")
@@ -65,26 +71,73 @@ def clip(text: str, limit: int, hint: str = "") -> str:
 
 
 def fit(result: Any, limit: int) -> Any:
-    """A tool's result whose JSON has at most about `limit` characters: its longest strings and lists are cut."""
-    for _ in range(8):
-        size = len(msgspec.json.encode(result))
-        if size <= limit:
-            return result
-        result = _shrink(result, size - limit)
-    return clip(msgspec.json.encode(result).decode(), limit)
+    """A tool's result whose JSON has at most about `limit` characters: the long parts are cut, the short ones stay."""
+    fitted = _fit(result, limit)
+    return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit)
 
 
-def _shrink(result: Any, excess: int) -> Any:
-    if isinstance(result, str):
-        size = len(msgspec.json.encode(result))  # of bytes, of which a character may take up to six
-        return clip(result, max(_LEAST, int(len(result) * (1 - excess / size)) - 80))
-    if isinstance(result, list) and len(result) > 1:
-        keep = max(1, int(len(result) * (1 - excess / max(excess + 1, len(msgspec.json.encode(result))))) - 1)
-        return [*result[:keep], f"[… {len(result) - keep} more left out …]"]
-    if isinstance(result, dict) and result:
-        longest = max(result, key=lambda key: len(msgspec.json.encode(result[key])))
-        return {**result, longest: _shrink(result[longest], excess)}
-    return result
+def _fit(value: Any, limit: int) -> Any:
+    if _size(value) <= limit:
+        return value
+    if isinstance(value, str):
+        return _fit_text(value, limit)
+    if isinstance(value, list) and value:
+        return _fit_list(value, limit)
+    if isinstance(value, dict) and value:
+        return _share(value, limit - sum(_size(key) + 2 for key in value) - 1)
+    return value
+
+
+def _fit_text(text: str, limit: int) -> str:
+    if _size(text) <= _LEAST + _NOTE:
+        return text
+    characters = len(text)
+    cut = text
+    for _ in range(4):  # a character takes one to six bytes, and not the same number everywhere
+        characters = max(_LEAST, int(characters * limit / _size(cut)) - _NOTE)
+        cut = clip(text, characters)
+        if _size(cut) <= limit or characters == _LEAST:
+            break
+    return cut
+
+
+def _fit_list(items: list[Any], limit: int) -> list[Any]:
+    """The first items, as many as find room when the long ones are cut."""
+    room = limit - _NOTE - 2
+    keep = 0
+    for item in items:
+        room -= _least(item) + 1
+        if room < 0:
+            break
+        keep += 1
+    keep = max(keep, 1)
+    note = [f"[… {len(items) - keep} more left out …]"] if keep < len(items) else []
+    return [*_share(dict(enumerate(items[:keep])), limit - keep - 1 - _NOTE * len(note)).values(), *note]
+
+
+def _least(value: Any) -> int:
+    """How short it can be made."""
+    size = _size(value)
+    if isinstance(value, str):
+        return min(size, _LEAST + _NOTE)
+    if isinstance(value, dict):
+        return sum(_size(key) + _least(item) + 2 for key, item in value.items()) + 1
+    if isinstance(value, list) and value:
+        return min(size, _least(value[0]) + _NOTE)
+    return size
+
+
+def _share(values: dict[Any, Any], room: int) -> dict[Any, Any]:
+    """Each gets the same room; what the shorter ones do not need is for the longer ones."""
+    fitted: dict[Any, Any] = {}
+    for number, key in enumerate(sorted(values, key=lambda key: _size(values[key]))):
+        fitted[key] = _fit(values[key], room // (len(values) - number))
+        room -= _size(fitted[key])
+    return {key: fitted[key] for key in values}
+
+
+def _size(value: Any) -> int:
+    return len(msgspec.json.encode(value))
 
 
 def preview(result: Any) -> str:

@@ -16,7 +16,7 @@ async def end(process: asyncio.subprocess.Process, *, in_bwrap: bool) -> None:
     """End a tree; what it still writes is read and dropped: asyncio takes no process for ended before its pipes are."""
     assert process.stdout is not None
     assert process.stderr is not None
-    if process.stdin is not None:
+    if process.stdin is not None and not process.stdin.is_closing():
         process.stdin.transport.abort()  # what was not yet taken is dropped: nobody will
     reading = asyncio.gather(_drop(process.stdout), _drop(process.stderr))
     try:
@@ -28,6 +28,8 @@ async def end(process: asyncio.subprocess.Process, *, in_bwrap: bool) -> None:
     finally:
         reading.cancel()
         await asyncio.wait([reading])
+        # Whatever holds a pipe open still has got away (it killed its supervisors); we keep no end of the pipe for it.
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _drop(stream: asyncio.StreamReader) -> None:

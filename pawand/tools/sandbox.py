@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -73,6 +73,7 @@ class Sandbox:
         self._environment = _environment()
         self._identity: dict[str, str] = {}
         self._profile = self._fixed_profile() if status.word == "bwrap" else []
+        self._network = self._network_profile() if status.word == "bwrap" else []
         self._mounts = self._own_mounts() if status.word == "bwrap" else []
 
     @classmethod
@@ -87,7 +88,7 @@ class Sandbox:
             reason = "bubblewrap is not installed (apt install bubblewrap)"
         else:
             sandbox = cls(settings, workspace, scratch, hidden, Status("bwrap"))
-            command = [*sandbox._arguments("probe", "."), "true"]
+            command = [*sandbox._arguments("probe", ".", network=settings.network), "true"]
             try:
                 subprocess.run(command, capture_output=True, env=sandbox._environment, timeout=30, check=True)
             except subprocess.CalledProcessError as error:
@@ -108,26 +109,40 @@ class Sandbox:
 
     @contextlib.asynccontextmanager
     async def start(
-        self, command: list[str], *, session_id: str, folder: str = ".", stdin: bool = False
+        self,
+        command: list[str],
+        *,
+        session_id: str,
+        folder: str = ".",
+        stdin: bool = False,
+        network: bool | None = None,
+        env: Mapping[str, str] | None = None,
+        sandboxed: bool = True,
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Run `command` in `folder` of the workspace; at the end of the block its whole tree is dead.
 
-        Its standard input is a pipe with `stdin`, else empty.
+        `stdin` makes a pipe of it instead of nothing, `network` takes the place of `[sandbox] network`, `env` is added
+        to the environment. `sandboxed=False` is for programs that the user's own settings name, with the word that
+        they run outside: it counts in mode require too.
         """
-        if not self.usable:
+        if sandboxed and not self.usable:
             raise ToolError(f"programs may not be started: [sandbox] mode is require, but {self.status.reason}")
         real = await asyncio.to_thread(self._folder, folder)
-        if self.status.word == "bwrap":
-            arguments = [*await asyncio.to_thread(self._arguments, session_id, real), *command]
+        in_bwrap = sandboxed and self.status.word == "bwrap"
+        if in_bwrap:
+            network = self._settings.network if network is None else network
+            arguments = [*await asyncio.to_thread(self._arguments, session_id, real, network=network), *command]
         else:
             arguments = [sys.executable, "-I", "-S", supervisor.__file__, *command]
-        starting = asyncio.create_task(self._start(arguments, self._workspace.root / real, stdin=stdin))
+        starting = asyncio.create_task(self._start(arguments, self._workspace.root / real, env or {}, stdin=stdin))
         try:
             yield await asyncio.shield(starting)
         finally:
-            await uninterrupted(self._end(starting))
+            await uninterrupted(self._end(starting, in_bwrap=in_bwrap))
 
-    async def _start(self, arguments: list[str], folder: Path, *, stdin: bool) -> asyncio.subprocess.Process:
+    async def _start(
+        self, arguments: list[str], folder: Path, env: Mapping[str, str], *, stdin: bool
+    ) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
                 *arguments,
@@ -135,7 +150,7 @@ class Sandbox:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=folder,
-                env={**self._environment, **self._identity},
+                env={**self._environment, **self._identity, **env},
                 start_new_session=True,
             )
         except OSError as error:  # E2BIG for a command over 128 KiB among them
@@ -143,10 +158,10 @@ class Sandbox:
         except ValueError as error:
             raise ToolError("the command is no valid text") from error
 
-    async def _end(self, starting: asyncio.Task[asyncio.subprocess.Process]) -> None:
+    async def _end(self, starting: asyncio.Task[asyncio.subprocess.Process], *, in_bwrap: bool) -> None:
         """Also for a call that was cancelled while its program started."""
         with contextlib.suppress(ToolError):
-            await reaper.end(await starting, in_bwrap=self.status.word == "bwrap")
+            await reaper.end(await starting, in_bwrap=in_bwrap)
 
     def _folder(self, path: str) -> str:
         real = self._workspace.resolve(path)
@@ -160,9 +175,10 @@ class Sandbox:
 
     # --- the profile ------------------------------------------------------------------------------
 
-    def _arguments(self, session_id: str, folder: str) -> list[str]:
+    def _arguments(self, session_id: str, folder: str, *, network: bool) -> list[str]:
         root = str(self._workspace.root)
-        arguments = [*self._profile, *self._temporary(session_id), "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
+        arguments = [*self._profile, *(self._network if network else ["--unshare-net"])]
+        arguments += [*self._temporary(session_id), "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
         for name in _GIT_READ_ONLY:
             if _is_plain(self._workspace.root, name):
                 arguments += ["--ro-bind", f"{root}/{name}", f"{root}/{name}"]
@@ -188,8 +204,7 @@ class Sandbox:
             "--unshare-cgroup-try",
         ]
         arguments += ["--disable-userns", "--die-with-parent", "--new-session"]
-        if not self._settings.network:
-            arguments.append("--unshare-net")
+        arguments += ["--cap-drop", "ALL"]  # bwrap leaves root its own
         for path in _SYSTEM:
             if os.path.islink(path):
                 arguments += ["--symlink", os.readlink(path), path]
@@ -197,12 +212,13 @@ class Sandbox:
                 arguments += ["--ro-bind", path, path]
         for path, is_folder in _unreadable(Path("/etc")):
             arguments += ["--tmpfs", path, "--remount-ro", path] if is_folder else ["--ro-bind", os.devnull, path]
-        if self._settings.network:
-            resolver = os.path.realpath("/etc/resolv.conf")
-            if not resolver.startswith("/etc/"):
-                arguments += ["--ro-bind-try", resolver, resolver]
         arguments += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/var/tmp", "--tmpfs", "/run"]  # noqa: S108
         return arguments
+
+    def _network_profile(self) -> list[str]:
+        """What a program with network needs to see: where the names of hosts are looked up."""
+        resolver = os.path.realpath("/etc/resolv.conf")
+        return [] if resolver.startswith("/etc/") else ["--ro-bind-try", resolver, resolver]
 
     def _own_mounts(self) -> list[str]:
         """The cover of the home, what is shown, and the covers of what is private: the deeper path lies on top."""

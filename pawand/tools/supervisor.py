@@ -2,7 +2,8 @@
 
 A small process of its own (standard library only, started per command): it makes itself the reaper of every
 descendant (PR_SET_CHILD_SUBREAPER), so that none escapes by setsid or double fork, passes SIGTERM on to all,
-and kills what is left when the command ends.
+and kills what is left when the command ends. The command sees a second one as its parent, which only waits:
+`kill -9 $PPID` ends that one, and the first the rest.
 """
 
 import contextlib
@@ -67,12 +68,27 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGALRM, kill)
-    command = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, setsigdef=[signal.SIGTERM, signal.SIGPIPE])
-    pid = 0
-    while pid != command:
-        pid, status = os.waitpid(-1, 0)
+    starter = os.fork()
+    if starter == 0:
+        os._exit(start())
+    code = wait_for(starter)
     signal.setitimer(signal.ITIMER_REAL, 0)
     sweep()
+    return code
+
+
+def start() -> int:
+    """Run the command, in a session of its own: `kill 0` in it does not reach us."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    reset = [signal.SIGTERM, signal.SIGPIPE]
+    return wait_for(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, setsid=True, setsigdef=reset))
+
+
+def wait_for(child: int) -> int:
+    """The exit code of `child`, as a shell tells it; others that end meanwhile are reaped."""
+    pid = 0
+    while pid != child:
+        pid, status = os.waitpid(-1, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 

@@ -7,14 +7,15 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from pawand import wire
 from pawand.agent.approvals import Approvals
-from pawand.agent.loop import Agent, Finished
+from pawand.agent.loop import Agent
+from pawand.agent.run import Finished, Item
 from pawand.aio import uninterrupted
 from pawand.config import Limits
 from pawand.errors import (
@@ -22,6 +23,7 @@ from pawand.errors import (
     NotFoundError,
     PawandError,
     ShutdownError,
+    StorageError,
     TurnError,
     TurnTimeoutError,
 )
@@ -137,6 +139,7 @@ class Turn:
                 finished = await self._work(bench, session, context, approvals)
                 await self._settle(bench, session)
             self._succeed(finished)
+            bench.agent.remember(session, finished.content)
         except TimeoutError:
             error = TurnTimeoutError(f"the turn took more than {bench.timeout_secs:g} s (turn_timeout_secs)")
         except asyncio.CancelledError:
@@ -190,22 +193,29 @@ class Turn:
                 self._written.unlink()
 
     async def _work(self, bench: Bench, session: Session, context: ToolContext, approvals: Approvals) -> Finished:
-        assert self._journal is not None
-        run = bench.agent.run(session, session.model, context, approvals, lambda: _save(bench.store, session))
-        finished: Finished | None = None
-        async with aclosing(run) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    finished = event
-                elif isinstance(event, Message):
-                    self._journal.message(event)
-                else:
-                    if self._first_token is None and isinstance(event, wire.Token | wire.Thinking):
-                        self._first_token = time.monotonic()
-                    self.log.append(event, self._journal.write)
-        assert finished is not None
+        async def save() -> None:
+            # A cancelled turn waits for its save: two saves of a session must never overlap.
+            await uninterrupted(asyncio.to_thread(bench.store.save, session))
+
+        finished = await bench.agent.run(session, session.model, context, approvals, self._emit, save)
         session.set_model(finished.model)
         return finished
+
+    def _emit(self, item: Item) -> None:
+        """Pass on what the agent says, kept before it is shown; what cannot be kept ends the turn and is not shown."""
+        if self._journal is None or isinstance(self._stop_reason, StorageError):
+            return
+        try:
+            if isinstance(item, Message):
+                self._journal.message(item)
+                return
+            if self._first_token is None and isinstance(item, wire.Token | wire.Thinking):
+                self._first_token = time.monotonic()
+            self.log.append(item, self._journal.write)
+        except StorageError as error:
+            self._stop_reason = error
+            assert self._task is not None
+            self._task.cancel()
 
     async def _settle(self, bench: Bench, session: Session) -> None:
         """The last save; a journal that it did not make needless stays for the next load."""
@@ -275,8 +285,3 @@ class Turn:
             time.monotonic() - self._created,
             error.message,
         )
-
-
-async def _save(store: SessionStore, session: Session) -> None:
-    # A cancelled turn waits for its save: two saves of a session must never overlap.
-    await uninterrupted(asyncio.to_thread(store.save, session))

@@ -41,7 +41,7 @@ class HealthHandler(BaseHandler):
     async def _faults(self) -> list[str]:
         """What keeps the daemon from its work."""
         me = self.services.identity
-        found = [me.choice.fault, await self._store_fault()]
+        found = [None if me.has_cloud else me.choice.fault, await self._store_fault()]
         if not me.sandbox.usable:
             found.append(f"[sandbox] mode is require, but {me.sandbox.status.reason}")
         return [fault for fault in found if fault]
@@ -60,6 +60,10 @@ class HealthHandler(BaseHandler):
         notes = []
         if me.choice.automatic:
             notes.append("no provider is configured: the embedded model answers, which can chat a little but not code")
+        if me.cloud is not None and me.cloud.fault is not None:
+            notes.append(f"[cloud] is not used: {me.cloud.fault}")
+        if me.has_cloud and me.choice.fault is not None:
+            notes.append(f"[cloud] answers alone: {me.choice.fault}")
         if me.sandbox.usable and me.sandbox.status.reason:
             notes.append(f"commands run without a sandbox: {me.sandbox.status.reason}")
         return notes
@@ -80,7 +84,10 @@ class ModelsHandler(BaseHandler):
     verbs = ("GET",)
 
     def get(self) -> None:
-        choice = self.services.identity.choice
-        names = dict.fromkeys([choice.model, *self.services.config.fallback_models])
-        rows = [wire.Model(name=name, provider=choice.label, is_default=name == choice.model) for name in names]
+        config, me = self.services.config, self.services.identity
+        names = dict.fromkeys([me.choice.model, *config.fallback_models])
+        rows = [wire.Model(name=name, provider=me.choice.label, is_default=name == me.choice.model) for name in names]
+        if config.cloud is not None and me.cloud is not None:
+            names = dict.fromkeys([me.cloud.model, *config.cloud.fallback_models])
+            rows += [wire.Model(name=name, provider=me.cloud.label, is_default=False) for name in names]
         self.reply(wire.Models(rows))

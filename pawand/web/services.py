@@ -18,7 +18,13 @@ class Identity(Struct, frozen=True, kw_only=True):
     agent_id: str
     started: float
     choice: Choice
+    cloud: Choice | None
     sandbox: Sandbox
+
+    @property
+    def has_cloud(self) -> bool:
+        """A second provider that can answer."""
+        return self.cloud is not None and self.cloud.fault is None
 
 
 class Services(Struct, kw_only=True):

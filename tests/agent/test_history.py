@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pawand.agent.history import INTERRUPTED_RESULT, NO_ANSWER, NO_OUTPUT, RESUMED, estimate_tokens, to_messages
+from pawand.agent.history import (
+    INTERRUPTED_RESULT,
+    NO_ANSWER,
+    NO_OUTPUT,
+    RESUMED,
+    estimate_tokens,
+    to_messages,
+    with_short_ids,
+)
 from pawand.sessions.model import Message
 from pawand.wire import ToolCall, ToolResult
 
@@ -135,9 +143,88 @@ def test_system_messages_of_a_history_are_merged_into_the_first() -> None:
     assert to_messages("S", history) == [said("system", "S\n\none\n\ntwo"), said("user", "u"), calls("1"), answer("1")]
 
 
-def test_tokens_are_estimated_from_what_is_sent() -> None:
+def test_tokens_are_estimated_from_what_is_said_and_called() -> None:
     assert estimate_tokens([]) == 0
-    assert 250 <= estimate_tokens([said("user", "x" * 1000)]) <= 270
+    assert estimate_tokens([user("x" * 1000)]) == 250
+    assert estimate_tokens([assistant("", "1", arguments={"command": "x" * 1000})]) > 250
+
+
+def summary(text: str, replaces: int) -> Message:
+    return Message(role="system", content=text, replaces=replaces)
+
+
+OLD = [user("goal"), assistant("", "1"), result("1"), assistant("", "2"), result("2")]
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        pytest.param(
+            [*OLD, summary("sum", 3)],
+            [said("user", "goal"), calls("2"), answer("2")],
+            id="the goal stays although it was replaced",
+        ),
+        pytest.param(
+            [*OLD, summary("sum", 5), user("next")],
+            [said("user", "goal"), said("assistant", NO_ANSWER), said("user", "next")],
+            id="all but the goal",
+        ),
+        pytest.param(
+            [*OLD, assistant("done"), user("next"), assistant("", "3"), result("3"), summary("sum", 6)],
+            [said("user", "next"), calls("3"), answer("3")],
+            id="an older goal is in the summary alone",
+        ),
+        pytest.param(
+            [*OLD, summary("old", 3), assistant("", "3"), result("3"), summary("sum", 6)],
+            [said("user", "goal"), calls("3"), answer("3")],
+            id="of two summaries the newer one counts",
+        ),
+    ],
+)
+def test_a_summary_stands_in_the_place_of_what_it_replaces(
+    history: list[Message], expected: list[dict[str, Any]]
+) -> None:
+    assert to_messages("S", history) == [said("system", "S\n\nsum"), *expected]
+
+
+@pytest.mark.parametrize("replaces", [-1, 0, 6, 10**9])
+def test_a_summary_of_what_is_not_before_it_replaces_nothing(replaces: int) -> None:
+    sent = to_messages("S", [*OLD, summary("sum", replaces)])
+    assert sent == [said("system", "S\n\nsum"), *to_messages("S", OLD)[1:]]
+
+
+def test_names_that_a_model_made_up_are_sent_as_names() -> None:
+    def name(text: str) -> str:
+        call = Message(role="assistant", content="", tool_calls=[ToolCall("1", text, {})])
+        return str(to_messages("S", [user(), call])[2]["tool_calls"][0]["function"]["name"])
+
+    assert [name(text) for text in ("functions.read file\n", "", "é", "x" * 100)] == [
+        "functions_read_file_", "_", "_", "x" * 64,
+    ]  # fmt: skip
+
+
+def test_short_ids_are_the_same_in_call_and_result_every_time() -> None:
+    history = [user(), assistant("", "call_1", "abcdefghi"), result("call_1"), result("abcdefghi")]
+    first, second = (with_short_ids(to_messages("S", history)) for _ in range(2))
+    assert first == second
+    ids = [call["id"] for call in first[2]["tool_calls"]]
+    assert ids[1] == "abcdefghi"
+    assert ids == [message["tool_call_id"] for message in first[3:]]
+    assert all(len(id) == 9 and id.isalnum() for id in ids)
+
+
+def test_results_are_clipped_where_only_a_part_may_be_sent() -> None:
+    sent = to_messages("S", [user("u" * 500), assistant("", "1"), result("1", "r" * 500)], result_chars=100)
+    assert len(sent[1]["content"]) == 500
+    assert len(sent[3]["content"]) < 200
+    assert "left out" in sent[3]["content"]
+
+
+def test_thoughts_go_back_only_where_they_are_wanted() -> None:
+    [_, _, plain, _] = to_messages("S", [user(), assistant("", "1"), result("1")])
+    assert "reasoning_content" not in plain
+    [_, _, told, _] = to_messages("S", [user(), assistant("", "1"), result("1")], lambda message: "hm")
+    assert told["reasoning_content"] == "hm"
 
 
 # --- any history ----------------------------------------------------------------------------------
@@ -159,6 +246,7 @@ MESSAGES = st.one_of(
         tool_result=RESULTS,
     ),
 )
+SUMMARIES = st.builds(Message, role=st.just("system"), content=TEXTS, replaces=st.integers(-1, 12))
 
 
 def check_rules(sent: list[dict[str, Any]]) -> None:
@@ -200,3 +288,9 @@ def test_any_history_is_sent_by_the_rules_with_nothing_lost(history: list[Messag
     assert sum(len(m.get("tool_calls", [])) for m in sent) == sum(
         len({call.id for call in m.tool_calls}) for m in history if m.role == "assistant"
     )
+
+
+@settings(max_examples=300)
+@given(history=st.lists(MESSAGES | SUMMARIES, max_size=12))
+def test_any_history_with_summaries_is_sent_by_the_rules(history: list[Message]) -> None:
+    check_rules(to_messages("S", history))

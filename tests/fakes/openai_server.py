@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,48 @@ def calls(*wanted: tuple[str, Body], say: str = "", split: int = 7) -> Reply:
 def refusal(status: int, message: str = "no", **headers: str) -> Reply:
     body = json.dumps({"error": {"message": message, "type": "test"}}).encode()
     return Reply([body], status=status, content_type="application/json", headers=headers)
+
+
+Conversation = Generator[Reply, list[Any], None]
+"""Yields what the model says; is sent the results of the tools that it called."""
+
+
+class Dialogue:
+    """A script that reads what its tools answered, as a model does. `failure` is what went wrong in it."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.failure: BaseException | None = None
+        self._conversation = conversation
+        self._begun = False
+
+    def __call__(self, request: Body) -> Reply:
+        try:
+            if self._begun:
+                return self._conversation.send(_results(request))
+            self._begun = True
+            return next(self._conversation)
+        except Exception as error:
+            self.failure = self.failure or error
+            return refusal(400, f"the script failed: {error!r}")
+
+    def check(self) -> None:
+        """Raises what went wrong in the script."""
+        if self.failure is not None:
+            raise AssertionError("the script failed") from self.failure
+
+
+def _results(request: Body) -> list[Any]:
+    """What the last calls came to, in their order: JSON values, or the text where it was cut."""
+    messages = request["messages"]
+    last = max(index for index, message in enumerate(messages) if message["role"] != "tool")
+    return [_value(message["content"]) for message in messages[last + 1 :]]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 class OpenAIServer:
@@ -205,6 +248,10 @@ def check_rules(body: Body) -> str:
         for call in message.get("tool_calls", []):
             if not isinstance(json.loads(call["function"]["arguments"]), dict):
                 return "arguments are no object"
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", call["function"]["name"]):
+                return f"bad name {call['function']['name']!r}"
+            if "mistral" in body["model"] and not re.fullmatch(r"[A-Za-z0-9]{9}", call["id"]):
+                return f"bad id {call['id']}"
             pending.append(call["id"])
         previous = role
     return f"no result for {pending[0]}" if pending else ""

@@ -145,7 +145,11 @@ def test_only_a_trusted_layer_names_a_gguf_file() -> None:
             {"chat_template_kwargs": {"enable_thinking": True}},
             {"chat_template_kwargs": {"enable_thinking": False}},
         ),
-        ("qwen/Qwen3", {"chat_template_kwargs": {"thinking": True}}, {"chat_template_kwargs": {"thinking": False}}),
+        (
+            "qwen/Qwen3",
+            {"chat_template_kwargs": {"thinking": True, "enable_thinking": True}},
+            {"chat_template_kwargs": {"thinking": False, "enable_thinking": False}},
+        ),
         ("deepseek-v4", {"chat_template_kwargs": {"thinking": True}}, {"chat_template_kwargs": {"thinking": False}}),
         ("mistral-large", {}, {}),
         ("gpt-4.1-mini", {}, {}),

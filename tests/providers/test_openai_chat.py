@@ -67,7 +67,7 @@ def test_the_request_holds_what_was_configured(upstream: OpenAIServer) -> None:
     body = upstream.requests[0]
     assert (body["temperature"], body["max_tokens"], body["stream"]) == (0.5, 7, True)
     assert body["stream_options"] == {"include_usage": True}
-    assert body["chat_template_kwargs"] == {"thinking": True}
+    assert body["chat_template_kwargs"] == {"thinking": True, "enable_thinking": True}
     assert "tools" not in body
     assert upstream.headers[0]["authorization"] == f"Bearer {KEY}"
 
@@ -75,7 +75,7 @@ def test_the_request_holds_what_was_configured(upstream: OpenAIServer) -> None:
 def test_a_request_may_do_without_thinking(upstream: OpenAIServer) -> None:
     upstream.script = [fake.text("a")]
     ask(upstream.url, thinking=False)
-    assert upstream.requests[0]["chat_template_kwargs"] == {"thinking": False}
+    assert upstream.requests[0]["chat_template_kwargs"] == {"thinking": False, "enable_thinking": False}
 
 
 def test_without_a_key_no_authorization_is_sent(upstream: OpenAIServer) -> None:

@@ -146,6 +146,17 @@ def test_a_list_keeps_its_beginning_and_counts_the_rest() -> None:
     assert len(shown) > 50
 
 
+def test_of_many_results_the_short_ones_stay_and_the_long_ones_share_the_room() -> None:
+    long, short = {"content": "line\n" * 4000}, {"success": True}
+    fitted = fit({"results": [long, *[short] * 10, long, *[short] * 10, long]}, 8000)
+    assert len(fitted["results"]) == 23
+    assert [row for row in fitted["results"] if row == short] == [short] * 20
+    sizes = [len(row["content"]) for row in fitted["results"] if "content" in row]
+    assert len(sizes) == 3
+    assert min(sizes) > 1500
+    assert len(msgspec.json.encode(fitted)) <= 8000
+
+
 @pytest.mark.parametrize(
     ("result", "text"),
     [

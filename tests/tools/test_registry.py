@@ -90,13 +90,18 @@ def test_wrong_arguments_are_answered_with_the_schema(arguments: dict[str, Any],
         ({"first": "2"}, Numbers(2)),
         ({"first": 2.0}, Numbers(2)),
         ({"first": 1, "loud": "true"}, Numbers(1, [], True)),
-        ({"first": 1, "unheard": {"of": [1]}, "_": None}, Numbers(1)),
         ({"first": 1, "words": []}, Numbers(1)),
     ],
     ids=repr,
 )
 def test_harmless_slips_are_forgiven(arguments: dict[str, Any], found: Numbers) -> None:
     assert parse(arguments) == found
+
+
+@pytest.mark.parametrize("name", ["unheard", "First", "", "a" * 1000])
+def test_an_unknown_argument_is_refused_lest_a_default_takes_its_place(name: str) -> None:
+    with pytest.raises(ToolError, match=r"wrong arguments for numbers: unknown: .*The schema is"):
+        parse({"first": 1, name: 2})
 
 
 def test_the_schemas_are_functions_as_providers_want_them_in_the_order_of_the_tools() -> None:
@@ -114,7 +119,10 @@ def test_the_schemas_are_functions_as_providers_want_them_in_the_order_of_the_to
 def test_who_changes_nothing() -> None:
     registry = Registry(TOOLS, Redactor([]))
     read_only = [tool.name for tool in TOOLS if registry.is_read_only(tool.name)]
-    assert read_only == ["read_file", "list_directory", "glob_search", "grep_search"]
+    assert read_only == [
+        *("read_file", "list_directory", "glob_search", "grep_search"),
+        *("git_status", "git_diff", "git_log", "git_blame", "git_branch"),
+    ]
     assert not registry.is_read_only("no such tool")
 
 

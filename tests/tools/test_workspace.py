@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -382,56 +383,73 @@ def test_a_file_over_the_limit_is_refused_with_a_way_out(bench: Bench) -> None:
     assert "grep_search" in error
 
 
+@contextlib.contextmanager
+def swapping(folder: Path, link: Path) -> Iterator[list[int]]:
+    """Swaps the two without rest; yields a list of one, how often so far."""
+    done = threading.Event()
+    count = [0]
+
+    def swap() -> None:
+        while not done.is_set():
+            exchange(folder, link)
+            count[0] += 1
+            time.sleep(0.01 if count[0] % 21 == 0 else 0)  # now and then long enough for a call, in either state
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield count
+    finally:
+        done.set()
+        thread.join()
+
+
+RACED: dict[str, tuple[str, dict[str, Any]]] = {
+    "read": ("read_file", {"path": "folder/file"}),
+    "write": ("write_file", {"path": "folder/file", "content": "inside"}),
+    "write a new file": ("write_file", {"path": "folder/new/file", "content": "inside"}),
+    "edit": ("edit_file", {"path": "folder/file", "old_string": "side", "new_string": "-side"}),
+    "list": ("list_directory", {"path": "folder"}),
+    "list all": ("list_directory", {"path": ".", "recursive": True}),
+    "glob": ("glob_search", {"path": "folder", "pattern": "*"}),
+    "glob all": ("glob_search", {"pattern": "**/*"}),
+    "grep": ("grep_search", {"path": "folder", "pattern": "."}),
+    "grep all": ("grep_search", {"pattern": "."}),
+}
+
+
+@pytest.mark.parametrize("least", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("openat2", [True, False], ids=["openat2", "walk"])
 def test_a_folder_swapped_for_a_link_while_it_is_used_never_leads_out(
-    workspace: Workspace, outside: Path, openat2: bool
+    bench: Bench, outside: Path, hide: Hide, openat2: bool, least: int
 ) -> None:
-    assert workspace._openat2
-    workspace._openat2 = openat2
-    folder, link = workspace.root / "folder", workspace.root / "link"
+    hide("rg")
+    assert bench.workspace._openat2
+    bench.workspace._openat2 = openat2
+    folder, link = bench.root / "folder", bench.root / "link"
     folder.mkdir()
     (folder / "file").write_text("inside")
     (outside / "file").write_text(SECRET)
     link.symlink_to(outside)
-    before = tree(outside)
-    done = threading.Event()
-    swaps = 0
+    before = tree(outside), sorted(os.listdir(outside))
+    met = dict.fromkeys(RACED, 0)
+    missed = dict.fromkeys(RACED, 0)
 
-    def swap() -> None:
-        nonlocal swaps
-        while not done.is_set():
-            exchange(folder, link)
-            swaps += 1
-            time.sleep(0.0002 * (swaps % 2))  # each state lasts long enough to be met, whatever else the machine does
+    async def main(swaps: list[int]) -> None:
+        deadline = time.monotonic() + 90
+        while swaps[0] < least or min(*met.values(), *missed.values()) < 5:
+            assert time.monotonic() < deadline, f"{swaps} swaps, met {met}, missed {missed}"
+            for name, (tool, arguments) in RACED.items():
+                outcome = await bench.run(tool, **arguments)
+                assert SECRET not in outcome.text
+                assert "secret.txt" not in outcome.text
+                seen = outcome.success and ("all" not in name or "folder/file" in outcome.text)
+                (met if seen else missed)[name] += 1
 
-    calls: list[Callable[[int], object]] = [
-        lambda number: workspace.read("folder/file")[0].decode(),
-        lambda number: workspace.write("folder/file", f"inside {number}".encode()),
-        lambda number: workspace.write(f"folder/new {number % 10}/file", b"inside"),
-    ]
-    allowed, refused = [0, 0, 0], [0, 0, 0]
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30
-        for number in itertools.count():
-            which = number % len(calls)
-            try:
-                assert SECRET not in str(calls[which](number))
-                allowed[which] += 1
-            except ToolError:
-                refused[which] += 1
-            enough = swaps >= 1000 and min(allowed + refused) >= 40
-            if enough or time.monotonic() > deadline:
-                break
-    finally:
-        done.set()
-        thread.join()
-    assert tree(outside) == before
-    assert sorted(os.listdir(outside)) == ["file", "secret.txt"]
-    assert swaps >= 1000
-    assert min(allowed) >= 40, "the folder was never there, so this showed nothing"
-    assert min(refused) >= 40, "the link was never met, so this showed nothing"
+    with swapping(folder, link) as swaps:
+        asyncio.run(main(swaps))
+    assert (tree(outside), sorted(os.listdir(outside))) == before
+    assert set(os.listdir(bench.root)) == {"folder", "link"}
 
 
 def test_a_folder_swapped_for_a_link_while_it_is_listed_is_not_entered(bench: Bench, outside: Path, hide: Hide) -> None:
@@ -440,16 +458,8 @@ def test_a_folder_swapped_for_a_link_while_it_is_listed_is_not_entered(bench: Be
     folder.mkdir()
     (folder / "inside.txt").write_text("inside")
     link.symlink_to(outside)
-    done = threading.Event()
-
-    def swap() -> None:
-        while not done.is_set():
-            exchange(folder, link)
-
     entered = passed_by = 0
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
+    with swapping(folder, link):
         deadline = time.monotonic() + 30
         while min(entered, passed_by) < 10 and time.monotonic() < deadline:
             for tool, arguments in (("list_directory", {"recursive": True}), ("glob_search", {"pattern": "*.txt"})):
@@ -457,9 +467,6 @@ def test_a_folder_swapped_for_a_link_while_it_is_listed_is_not_entered(bench: Be
                 assert "secret.txt" not in text
                 entered += "inside.txt" in text
                 passed_by += "inside.txt" not in text
-    finally:
-        done.set()
-        thread.join()
     assert min(entered, passed_by) >= 10, "it was always the same, so this showed nothing"
 
 

@@ -34,14 +34,30 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def parts(
-    request: pytest.FixtureRequest, io_loop: IOLoop, workspace: Path, state: Path, upstream: OpenAIServer
-) -> Iterator[Parts]:
-    """Flags of the daemon come from `@pytest.mark.settings(server__port=1)`."""
+def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Flags of the daemon, from `@pytest.mark.settings(server__port=1)`."""
     marker = request.node.get_closest_marker("settings")
-    settings = marker.kwargs if marker else {}
-    made = harness.parts(workspace, state, upstream.url, **settings)
-    io_loop.run_sync(made.provider.warm, timeout=30)
+    return dict(marker.kwargs) if marker else {}
+
+
+@pytest.fixture
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What the daemon finds in its environment besides, from `@pytest.mark.environment(NAME="value")`."""
+    marker = request.node.get_closest_marker("environment")
+    return dict(marker.kwargs) if marker else {}
+
+
+@pytest.fixture
+def parts(
+    io_loop: IOLoop,
+    workspace: Path,
+    state: Path,
+    upstream: OpenAIServer,
+    settings: dict[str, Any],
+    environment: dict[str, str],
+) -> Iterator[Parts]:
+    made = harness.parts(workspace, state, upstream.url, environment, **settings)
+    io_loop.run_sync(made.outside.provider.warm, timeout=30)
     yield made
     io_loop.run_sync(made.aclose, timeout=30)
     made.services.turns.store.close()

@@ -1,0 +1,164 @@
+"""The tools that MCP servers list: which are taken, what they are called here, how their arguments are checked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jsonschema
+import msgspec
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend, validator_for
+from mcp_types import Tool
+from msgspec import Struct
+from referencing import Registry
+
+from pawand.errors import ToolError
+from pawand.tools.base import JsonSchema
+from pawand.tools.output import clean
+
+MAX_DESCRIPTION_CHARS = 2000
+MAX_MESSAGE_CHARS = 500
+MAX_NAME_CHARS = 64
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_REFERENCES = 1000
+_HASH_CHARS = 8
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_LEFT_OUT = ("pattern", "patternProperties", "unevaluatedItems", "unevaluatedProperties")
+
+_Keyword = Callable[[Validator, Any, Any, Any], Any]
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """A server's tool that may be offered; `name` is the server's word for it."""
+
+    name: str
+    description: str
+    arguments: JsonSchema
+
+
+def accept(tools: list[Tool | Any]) -> tuple[list[Listed], list[str]]:
+    """What can be offered of a server's tools, and why each of the others cannot. Blocks."""
+    accepted: dict[str, Listed] = {}
+    refused = []
+    for item in tools:
+        try:
+            tool = item if isinstance(item, Tool) else Tool.model_validate(item, by_name=False)
+        except ValueError:
+            refused.append(f"{str(item)[:MAX_NAME_CHARS]}: it is no description of a tool")
+            continue
+        fault = "it is listed twice" if tool.name in accepted else _fault(tool)
+        if fault:
+            refused.append(f"{clean(tool.name)[:MAX_NAME_CHARS]!r}: {fault}")
+            continue
+        description = clean(tool.description or tool.title or tool.name)
+        if len(description) > MAX_DESCRIPTION_CHARS:
+            description = description[:MAX_DESCRIPTION_CHARS] + "…"
+        arguments = JsonSchema(tool.input_schema, checker(tool.input_schema))
+        accepted[tool.name] = Listed(name=tool.name, description=description, arguments=arguments)
+    return list(accepted.values()), refused
+
+
+def _fault(tool: Tool) -> str | None:
+    """Why a tool cannot be offered; None where it can."""
+    schema = tool.input_schema
+    if schema.get("type") != "object":
+        return "its schema is not one of an object"
+    try:
+        if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+            return f"its schema is larger than {MAX_SCHEMA_BYTES >> 10} KiB"
+        validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        return f"its schema is none: {clean(error.message)[:200]}"
+    except (ValueError, RecursionError) as error:
+        return f"its schema is none: {type(error).__name__}"
+    return None
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+class _GaveUpError(Exception):
+    """The schema asks for more steps than there is time."""
+
+
+def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """A check by everything in the schema that takes bounded time; the rest is for the server to find.
+
+    Left out are regular expressions, one of which can take for ever, and references beyond MAX_REFERENCES, of which
+    a few lines can make billions.
+    """
+    followed = itertools.count()
+    kind = validator_for(schema, default=jsonschema.Draft202012Validator)
+    changed: dict[str, Any] = dict.fromkeys(_LEFT_OUT, _skip)
+    changed |= {
+        word: _counted(kind.VALIDATORS[word], lambda: next(followed)) for word in _REFERENCES if word in kind.VALIDATORS
+    }
+    kind = extend(kind, changed | {"additionalProperties": _additional(kind.VALIDATORS["additionalProperties"])})
+
+    def check(arguments: dict[str, Any]) -> None:
+        nonlocal followed
+        followed = itertools.count()
+        validator = kind(schema, registry=Registry())  # an empty one: no reference is fetched from the network
+        try:
+            error = next(validator.iter_errors(arguments), None)
+        except Exception:  # noqa: BLE001 - whatever a stranger's schema does to the library: the server has the last word
+            return
+        if error is not None:
+            raise ToolError(f"{clean(error.message)[:MAX_MESSAGE_CHARS]} (at {error.json_path})")
+
+    return check
+
+
+def _skip(validator: Validator, value: Any, instance: Any, schema: Any) -> None:
+    return None
+
+
+def _counted(keyword: _Keyword, followed: Callable[[], int]) -> _Keyword:
+    def follow(validator: Validator, value: Any, instance: Any, schema: Any) -> Any:
+        if followed() > MAX_REFERENCES:
+            raise _GaveUpError
+        return keyword(validator, value, instance, schema)
+
+    return follow
+
+
+def _additional(keyword: _Keyword) -> _Keyword:
+    """Which properties are additional depends on regular expressions where there are any."""
+
+    def check(validator: Validator, value: Any, instance: Any, schema: Any) -> Any:
+        return None if "patternProperties" in schema else keyword(validator, value, instance, schema)
+
+    return check
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def named(listings: Iterable[tuple[str, list[Listed]]]) -> Iterator[tuple[str, str, Listed]]:
+    """(name here, server, tool) of every tool: `mcp_<server>_<tool>` with what no provider takes replaced.
+
+    Of tools that would be called alike the one whose own name needed no change, else the first, has the name; the
+    others end in a hash of theirs. So what a server lists besides takes no name from a tool that [permissions] names.
+    """
+    taken: set[str] = set()
+    for server, tools in listings:
+        for tool in sorted(tools, key=lambda tool: _short(server, tool) != _full(server, tool)):
+            name = _short(server, tool)
+            if name in taken:
+                digest = hashlib.sha256(f"{server}/{tool.name}".encode()).hexdigest()[:_HASH_CHARS]
+                name = f"{name[: MAX_NAME_CHARS - _HASH_CHARS - 1]}_{digest}"
+            if name not in taken:
+                taken.add(name)
+                yield name, server, tool
+
+
+def _full(server: str, tool: Listed) -> str:
+    return f"mcp_{server}_{tool.name}"
+
+
+def _short(server: str, tool: Listed) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", _full(server, tool))[:MAX_NAME_CHARS]
