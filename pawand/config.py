@@ -190,6 +190,7 @@ _PATTERNS = {
     "eruka.workspace_id": "expected a name of ASCII letters, digits and signs, without blanks",
     "server.cors_origins": 'expected "*" or an origin such as https://app.example.com',
 }
+_SECRET_KEYS = re.compile(r"\.(api_key|token|env|headers)\b")
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 PROVIDER_ALIASES = {"nim": "nvidia", "mlx-lm": "mlx"}
 # Environment variable → key (facts 2.3).
@@ -410,6 +411,9 @@ def _check_servers(config: Config, layers: Sequence[Layer | None]) -> None:
     files = {name: layer.name for layer in layers if layer for name in layer.values.get("mcp", {})}
     for name, file in files.items():
         server = config.mcp.get(name, Mcp())
+        longer = next((other for other in files if other.startswith(f"{name}_")), None)
+        if longer is not None:  # a tool of the one could be called like a tool of the other
+            raise ConfigError(f"{file}: `mcp.{name}` and `mcp.{longer}` begin alike; call one of them otherwise")
         if not _SERVER_NAME.fullmatch(name):
             raise ConfigError(f"{file}: `mcp.{name}`: expected a name of 1 to 32 letters, digits, _ and -")
         if server.command is None and server.url is None:
@@ -426,7 +430,9 @@ def _explain(layer: Layer, text: str) -> str:
     if get_origin(kind) is Literal and isinstance(found, str):
         expected = f"expected one of {', '.join(get_args(kind))}"
     expected = _PATTERNS.get(re.sub(r"^mcp\..*\.url$", "mcp.NAME.url", key.partition("[")[0]), expected)
-    return f"{where} is {found!r}: {expected[:1].lower()}{expected[1:]}"
+    secret = _SECRET_KEYS.search(key) is not None or "@" in str(found)
+    shown = f"of type {type(found).__name__}" if secret else repr(found)
+    return f"{where} is {shown}: {expected[:1].lower()}{expected[1:]}"
 
 
 def _locate(values: Any, path: str) -> tuple[str, Any, Any]:

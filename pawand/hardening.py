@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _ENV_START, _ENV_END = 50, 51  # fields of proc_pid_stat(5); what follows the name begins with field 3
 
 
 def forbid_dumps() -> None:
     """No core dumps, no ptrace, no /proc/<pid>/environ or mem for other programs (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def leave_keyring() -> None:
+    """A session keyring of our own (keyctl(2)): what the user's login session keeps there is not for our children."""
+    number = _KEYCTL.get(platform.machine())
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def forget_environment(names: Iterable[str]) -> None:

@@ -36,8 +36,7 @@ WRONG = [
     ),
     (
         '[eruka]\nurl = "http://me:secret@localhost"',
-        "`eruka.url` is 'http://me:secret@localhost': "
-        "expected an address such as http://localhost:8081, without user and password",
+        "`eruka.url` is of type str: expected an address such as http://localhost:8081, without user and password",
     ),
     (
         '[eruka]\nworkspace_id = "a b"',
@@ -61,8 +60,11 @@ WRONG = [
     ('[permissions]\n"mcp.*" = "deny"\n"x.y" = 1', "`permissions.x.y` is 1: expected `str`, got `int`"),
     ('[permissions]\na = ["deny"]', "`permissions.a` is ['deny']: expected `str`, got `array`"),
     ("permissions = []", "`permissions` is []: expected `object`, got `array`"),
-    ("[peers.x]\ntoken = 3", "`peers.x.token` is 3: expected `str | null`, got `int`"),
-    ('[peers.a]\ntoken = "t"\n[peers.b]\ntoken = 3', "`peers.b.token` is 3: expected `str | null`, got `int`"),
+    ("[peers.x]\ntoken = 3", "`peers.x.token` is of type int: expected `str | null`, got `int`"),
+    (
+        '[peers.a]\ntoken = "t"\n[peers.b]\ntoken = 3',
+        "`peers.b.token` is of type int: expected `str | null`, got `int`",
+    ),
     ('[peers.a]\ntoken = "t"\n[peers]\nb = 4', "`peers.b` is 4: expected `object`, got `int`"),
     ("[mcp.x]", "`mcp.x` has neither `command` nor `url`: expected one of them"),
     ("[mcp.x]\nenabled = false", "`mcp.x` has neither `command` nor `url`: expected one of them"),
@@ -77,7 +79,7 @@ WRONG = [
         "`mcp.x.url` is 'ftp://b': expected an address such as https://example.com/mcp, without user and password",
     ),
     ('[mcp.x]\ncommand = "a"\nargs = [1]', "`mcp.x.args[0]` is 1: expected `str`, got `int`"),
-    ('[mcp.x]\ncommand = "a"\nenv = { K = 3 }', "`mcp.x.env.K` is 3: expected `str`, got `int`"),
+    ('[mcp.x]\ncommand = "a"\nenv = { K = 3 }', "`mcp.x.env.K` is of type int: expected `str`, got `int`"),
     ("mcp = 3", "`mcp` is 3: expected `object`, got `int`"),
     ('[peers."a[0].b"]\naddress = 3', "`peers.a[0].b.address` is 3: expected `str | null`, got `int`"),
 ]

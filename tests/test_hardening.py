@@ -88,3 +88,26 @@ def test_forgetting_what_is_not_there_changes_nothing(monkeypatch: pytest.Monkey
     before = dict(os.environ)
     hardening.forget_environment(["ABSENT_KEY"])
     assert dict(os.environ) == before
+
+
+KEYRING = """
+import ctypes, platform, sys
+from pawand import hardening
+libc = ctypes.CDLL(None, use_errno=True)
+add, ctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
+session = -3
+libc.syscall(ctl, 1, None)  # one of this test's own
+if libc.syscall(add, b"user", b"pawand-test", b"secret", 6, session) < 0:
+    sys.exit(77)
+found = lambda: libc.syscall(ctl, 10, session, b"user", b"pawand-test", 0) > 0
+assert found()
+hardening.leave_keyring()
+assert not found()
+"""
+
+
+def test_the_keys_of_the_login_session_are_left_behind() -> None:
+    child = subprocess.run([sys.executable, "-c", KEYRING], capture_output=True, text=True, check=False)
+    if child.returncode == 77:
+        pytest.skip("there are no keyrings here")
+    assert child.returncode == 0, child.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -85,13 +86,15 @@ class Outside(Struct, frozen=True, kw_only=True):
 
     async def retire(self, heir: Outside | None = None) -> None:
         """Let go of what `heir` does not go on with; answers that come from a provider are waited for."""
-        for upstream in (self.provider, self.cloud):
-            if upstream is not None and (heir is None or upstream not in (heir.provider, heir.cloud)):
-                await upstream.retire()
+        kept = (heir.provider, heir.cloud, heir.memory) if heir is not None else ()
+        ends = [u.retire() for u in (self.provider, self.cloud) if u is not None and u not in kept]
         if self.servers is not None:
-            await self.servers.aclose(heir.servers if heir is not None else None)
-        if self.memory is not None and (heir is None or heir.memory is not self.memory):
-            await self.memory.aclose()
+            ends.append(self.servers.aclose(heir.servers if heir is not None else None))
+        if self.memory is not None and self.memory not in kept:
+            ends.append(self.memory.aclose())
+        for failure in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(failure, Exception):
+                log.error("a server could not be left in order", exc_info=failure)
 
 
 class Parts(Struct, kw_only=True):

@@ -38,6 +38,7 @@ def serve(plan: Plan) -> None:
     hardening.forget_environment(KEY_VARIABLES)
     if os.environ.get("PAWAND_DEBUG") != "1":
         hardening.forbid_dumps()
+    hardening.leave_keyring()
     asyncio.run(_run(plan))
 
 

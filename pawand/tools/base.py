@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import time
@@ -19,6 +20,7 @@ from pawand.tools.workspace import Stamp, Workspace
 from pawand.wire import ToolCall, Usage
 
 MAX_ERROR_CHARS = 4000
+LONG_RESULT_BYTES = 256 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ class Registry:
         started = time.monotonic()
         try:
             result = await self._tools[call.name].run(arguments, context, emit)
-            content = output.fit(self._redactor.value(result), context.max_result_chars)
+            content = await self._content(result, context.max_result_chars)
         except ToolError as error:
             return self.failure(call, str(error), started)
         except Exception as error:  # a tool's bug must not end the turn: the model is told, the log has the rest
@@ -168,6 +170,12 @@ class Registry:
             return self.failure(call, f"internal error of the tool: {type(error).__name__}", started)
         success = not (isinstance(result, dict) and result.get("success") is False)
         return Outcome(call=call, content=content, success=success, duration_ms=_since(started))
+
+    async def _content(self, result: Any, limit: int) -> Any:
+        """Without secrets, and cut to the limit; a long result is worked on where it holds nobody up."""
+        if len(msgspec.json.encode(result)) > LONG_RESULT_BYTES:
+            return await asyncio.to_thread(lambda: output.fit(self._redactor.value(result), limit))
+        return output.fit(self._redactor.value(result), limit)
 
     def failure(self, call: ToolCall, message: str, started: float | None = None) -> Outcome:
         error = output.clip(self._redactor.text(output.clean(message)), MAX_ERROR_CHARS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from pawand.tools.workspace import MAX_FILE_BYTES, MissingError, Stamp
 MAX_COMPARED_LINES = 5000
 MAX_COMPARED_CHARS = 200
 NEAREST_CUTOFF = 0.6
+NEAREST_LINES = 3
+NEAREST_SECS = 0.5
 
 Plan = Callable[[str], Sequence[Edit]]
 """Takes the text of a file and returns the edits, in order, or raises ToolError."""
@@ -51,8 +54,17 @@ def nearest(text: str, wanted: str) -> str:
     """The lines that look most like the first line that was asked for, or the advice to read the file."""
     first = next((line.strip() for line in lines_of(wanted) if line.strip()), "")[:MAX_COMPARED_CHARS]
     lines = [line[:MAX_COMPARED_CHARS] for line in lines_of(text)[:MAX_COMPARED_LINES]]
-    near = difflib.get_close_matches(first, [line.strip() for line in lines], 3, NEAREST_CUTOFF)
-    found = [f"{number}: {line}" for number, line in enumerate(lines, 1) if line.strip() in near][:3]
+    matcher = difflib.SequenceMatcher(b=first, autojunk=False)
+    deadline = time.monotonic() + NEAREST_SECS
+    near: list[tuple[float, int]] = []
+    for number, line in enumerate(lines, 1):
+        if time.monotonic() > deadline:
+            break
+        matcher.set_seq1(line.strip())
+        if matcher.real_quick_ratio() >= NEAREST_CUTOFF and matcher.quick_ratio() >= NEAREST_CUTOFF:
+            near.append((-matcher.ratio(), number))
+    best = sorted(number for ratio, number in sorted(near)[:NEAREST_LINES] if -ratio >= NEAREST_CUTOFF)
+    found = [f"{number}: {lines[number - 1]}" for number in best]
     return " The nearest lines are:\n" + "\n".join(found) if found else " Read the file again."
 
 

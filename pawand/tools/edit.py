@@ -13,6 +13,8 @@ from pawand.tools.changes import change, nearest, valid
 from pawand.tools.diffs import Edit
 from pawand.tools.files import Path_
 
+MAX_REPLACEMENTS = 100_000  # each takes memory of its own
+
 
 class EditFile(Struct):
     path: Path_
@@ -53,8 +55,10 @@ def _plan(args: EditFile, text: str) -> list[Edit]:
         new = new.replace("\r\n", "\n").replace("\n", "\r\n")
     if old == new:
         raise ToolError("old_string and new_string are the same")
-    edits = []
+    edits: list[Edit] = []
     while first != -1:
+        if len(edits) == MAX_REPLACEMENTS:
+            raise ToolError(f"old_string stands more than {MAX_REPLACEMENTS} times in {args.path}: use bash with sed")
         edits.append(Edit(first, first + len(old), new))
         first = text.find(old, first + len(old))
     return edits

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 PREVIEW_CHARS = 200
+MAX_LINE_CHARS = 300
 HEAD_BYTES = 16 * 1024
 TAIL_BYTES = 48 * 1024
 _LEAST = 200  # a string is never cut below this when a result must shrink
@@ -50,6 +51,11 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\u2400")
 
 
+def one_line(text: str) -> str:
+    """A stranger's words for a line of the log: printable, and not long."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_LINE_CHARS])
+
+
 def lines_of(text: str) -> list[str]:
     """Lines as editors and grep count them: a line feed ends one, and a carriage return before it is no part of it."""
     lines = text.split("\n")
@@ -72,8 +78,19 @@ def clip(text: str, limit: int, hint: str = "") -> str:
 
 def fit(result: Any, limit: int) -> Any:
     """A tool's result whose JSON has at most about `limit` characters: the long parts are cut, the short ones stay."""
-    fitted = _fit(result, limit)
+    fitted = _fit(_without_long_strings(result, limit), limit)
     return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit)
+
+
+def _without_long_strings(value: Any, limit: int) -> Any:
+    """First of all, since what follows weighs each part once for every level that it lies below."""
+    if isinstance(value, str):
+        return clip(value, limit)
+    if isinstance(value, list):
+        return [_without_long_strings(item, limit) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_long_strings(item, limit) for key, item in value.items()}
+    return value
 
 
 def _fit(value: Any, limit: int) -> Any:

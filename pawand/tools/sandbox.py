@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -29,7 +30,8 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc
 _TOOLCHAINS = (
     ".pyenv",
     ".local/bin",
-    ".local/share/uv",
+    ".local/share/uv/python",
+    ".local/share/uv/tools",
     ".local/share/mise",
     ".local/pipx",
     ".cargo/bin",
@@ -49,7 +51,7 @@ _TOOLCHAINS = (
     "miniforge3",
 )
 _ENVIRONMENT = ("LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "NO_COLOR", "CARGO_HOME", "RUSTUP_HOME", "PYENV_ROOT")
-_GIT_READ_ONLY = (".git/hooks", ".git/config")
+_GIT_READ_ONLY = (".git/hooks", ".git/config", ".git")
 
 
 class Status(Struct, frozen=True):
@@ -88,9 +90,8 @@ class Sandbox:
             reason = "bubblewrap is not installed (apt install bubblewrap)"
         else:
             sandbox = cls(settings, workspace, scratch, hidden, Status("bwrap"))
-            command = [*sandbox._arguments("probe", ".", network=settings.network), "true"]
             try:
-                subprocess.run(command, capture_output=True, env=sandbox._environment, timeout=30, check=True)
+                sandbox._try(["true"])
             except subprocess.CalledProcessError as error:
                 reason = f"bubblewrap does not work here: {error.stderr.decode(errors='replace').strip()[:300]}"
             except (OSError, subprocess.TimeoutExpired) as error:
@@ -101,6 +102,19 @@ class Sandbox:
         sandbox = cls(settings, workspace, scratch, hidden, Status("unavailable", reason))
         sandbox._identity = _git_identity()
         return sandbox
+
+    def _try(self, command: list[str]) -> None:
+        """Raises what subprocess raises."""
+        held: list[int] = []
+        try:
+            arguments = self._arguments("probe", ".", held, network=self._settings.network)
+            # Also where there is no repository yet, for which the option will be needed.
+            held.append(os.open(os.devnull, os.O_PATH))
+            arguments = [*arguments[:-1], "--ro-bind-fd", str(held[-1]), "/tmp/probe", "--", *command]  # noqa: S108
+            subprocess.run(arguments, capture_output=True, env=self._environment, timeout=30, check=True, pass_fds=held)
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
 
     @property
     def usable(self) -> bool:
@@ -129,34 +143,45 @@ class Sandbox:
             raise ToolError(f"programs may not be started: [sandbox] mode is require, but {self.status.reason}")
         real = await asyncio.to_thread(self._folder, folder)
         in_bwrap = sandboxed and self.status.word == "bwrap"
-        if in_bwrap:
-            network = self._settings.network if network is None else network
-            arguments = [*await asyncio.to_thread(self._arguments, session_id, real, network=network), *command]
-        else:
-            arguments = [sys.executable, "-I", "-S", supervisor.__file__, *command]
-        starting = asyncio.create_task(self._start(arguments, self._workspace.root / real, env or {}, stdin=stdin))
+        network = self._settings.network if network is None else network
+        launch = functools.partial(self._arguments, session_id, real, network=network) if in_bwrap else _supervised
+        starting = asyncio.create_task(
+            self._start(command, launch, self._workspace.root / real, env or {}, stdin=stdin)
+        )
         try:
             yield await asyncio.shield(starting)
         finally:
             await uninterrupted(self._end(starting, in_bwrap=in_bwrap))
 
     async def _start(
-        self, arguments: list[str], folder: Path, env: Mapping[str, str], *, stdin: bool
+        self,
+        command: list[str],
+        launch: Callable[[list[int]], list[str]],
+        folder: Path,
+        env: Mapping[str, str],
+        *,
+        stdin: bool,
     ) -> asyncio.subprocess.Process:
+        held: list[int] = []  # descriptors that bwrap mounts from
         try:
             return await asyncio.create_subprocess_exec(
-                *arguments,
+                *await asyncio.to_thread(launch, held),
+                *command,
                 stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=folder,
                 env={**self._environment, **self._identity, **env},
                 start_new_session=True,
+                pass_fds=held,
             )
         except OSError as error:  # E2BIG for a command over 128 KiB among them
             raise ToolError(f"the command cannot be started: {(error.strerror or '').lower()}") from error
         except ValueError as error:
             raise ToolError("the command is no valid text") from error
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
 
     async def _end(self, starting: asyncio.Task[asyncio.subprocess.Process], *, in_bwrap: bool) -> None:
         """Also for a call that was cancelled while its program started."""
@@ -175,15 +200,18 @@ class Sandbox:
 
     # --- the profile ------------------------------------------------------------------------------
 
-    def _arguments(self, session_id: str, folder: str, *, network: bool) -> list[str]:
+    def _arguments(self, session_id: str, folder: str, held: list[int], *, network: bool) -> list[str]:
+        """The command line of bwrap; the descriptors in it are added to `held`."""
         root = str(self._workspace.root)
         arguments = [*self._profile, *(self._network if network else ["--unshare-net"])]
         arguments += [*self._temporary(session_id), "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
         for name in _GIT_READ_ONLY:
-            if _is_plain(self._workspace.root, name):
-                arguments += ["--ro-bind", f"{root}/{name}", f"{root}/{name}"]
-        if _is_plain(self._workspace.root, ".git") and (self._workspace.root / ".git").is_file():
-            arguments += ["--ro-bind", f"{root}/.git", f"{root}/.git"]
+            # By descriptor: a name could lead to another place by the time that bwrap looks.
+            descriptor = self._workspace.open_plain(name)
+            if descriptor is not None:
+                held.append(descriptor)
+                if name != ".git" or stat.S_ISREG(os.fstat(descriptor).st_mode):  # the file of a worktree
+                    arguments += ["--ro-bind-fd", str(descriptor), f"{root}/{name}"]
         return [*arguments, "--chdir", os.path.normpath(f"{root}/{folder}"), "--"]
 
     def _temporary(self, session_id: str) -> list[str]:
@@ -268,6 +296,10 @@ class Sandbox:
         return real.parent if any(real.is_relative_to(path) for path in allowed) else None
 
 
+def _supervised(held: list[int]) -> list[str]:
+    return [sys.executable, "-I", "-S", supervisor.__file__]
+
+
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     kept.update({name: value for name, value in os.environ.items() if name.startswith("LC_")})
@@ -298,16 +330,6 @@ def _git_identity() -> dict[str, str]:
 def _mountable(path: Path) -> Path:
     """bwrap does not mount on a link, and the system's links are there: they lead on to the real place."""
     return path.resolve() if any(path.is_relative_to(system) for system in _SYSTEM) else path
-
-
-def _is_plain(root: Path, name: str) -> bool:
-    """Whether `name` exists below `root` with no link on the way: a link's target must not be mounted."""
-    path = root
-    for part in name.split("/"):
-        path = path / part
-        if not path.exists() or path.is_symlink():
-            return False
-    return True
 
 
 def _unreadable(top: Path) -> list[tuple[str, bool]]:

@@ -25,14 +25,16 @@ SLOW_NOTE = "ripgrep is not installed, so this was a slower search: apt install 
 
 
 class GlobSearch(Struct):
-    pattern: Annotated[str, Meta(min_length=1, description="Glob such as *.py or src/**/test_*.rs")]
+    pattern: Annotated[str, Meta(min_length=1, max_length=1000, description="Glob such as *.py or src/**/test_*.rs")]
     path: Annotated[str, Meta(description="Folder to search, relative to the workspace")] = "."
 
 
 class GrepSearch(Struct):
     pattern: Annotated[str, Meta(min_length=1, description="Regular expression, one line at a time")]
     path: Annotated[str, Meta(description="File or folder to search, relative to the workspace")] = "."
-    include: Annotated[str, Meta(description="Only files that match this glob, such as *.py")] | None = None
+    include: (
+        Annotated[str, Meta(max_length=1000, description="Only files that match this glob, such as *.py")] | None
+    ) = None
 
 
 class _Found:

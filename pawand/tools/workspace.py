@@ -21,6 +21,7 @@ from pawand.errors import ConfigError, ToolError
 MAX_FILE_BYTES = 10 * 1024 * 1024
 _OPENAT2 = 437  # the same number on every architecture (linux/unistd.h)
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 
 
@@ -100,6 +101,16 @@ class Workspace:
             return self._place(descriptor)
         finally:
             os.close(descriptor)
+
+    def open_plain(self, path: str) -> int | None:
+        """A descriptor (O_PATH) of what is there, to be closed by the caller; None where nothing is, or a link is on
+        the way."""
+        try:
+            if self._openat2:
+                return _openat2(self._descriptor, path, os.O_PATH, 0, _RESOLVE_NO_SYMLINKS)
+            return _walk(self._descriptor, path, os.O_PATH, 0)
+        except OSError:
+            return None
 
     def identity(self, path: str) -> str:
         """The one name of a file, however its path is written and whether it exists or not."""
@@ -276,8 +287,8 @@ def _has_openat2(root: int) -> bool:
     return True
 
 
-def _openat2(root: int, path: str, flags: int, mode: int) -> int:
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+def _openat2(root: int, path: str, flags: int, mode: int, resolve: int = 0) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS | resolve)
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.syscall(_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
     if descriptor < 0:

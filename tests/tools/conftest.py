@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -235,6 +237,27 @@ def exchange(one: Path, other: Path) -> None:
     at_fdcwd, rename_exchange = -100, 2
     if libc.renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange):
         raise OSError(ctypes.get_errno(), "renameat2")
+
+
+@contextlib.contextmanager
+def swapping(folder: Path, link: Path) -> Iterator[list[int]]:
+    """Swaps the two without rest; yields a list of one, how often so far."""
+    done = threading.Event()
+    count = [0]
+
+    def swap() -> None:
+        while not done.is_set():
+            exchange(folder, link)
+            count[0] += 1
+            time.sleep(0.01 if count[0] % 21 == 0 else 0)  # now and then long enough for a call, in either state
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield count
+    finally:
+        done.set()
+        thread.join()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

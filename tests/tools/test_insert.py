@@ -111,6 +111,6 @@ def test_what_is_not_clear_changes_nothing(bench: Bench, arguments: dict[str, An
 @pytest.mark.parametrize("junk", ["{", '"', "'", "/*", "`", '\\"', '"""', "} else {\n"])
 def test_hostile_braces_take_no_long_time(bench: Bench, junk: str) -> None:
     (bench.root / "file").write_text("f {\n" + junk * (3_000_000 // len(junk)))
-    started = time.monotonic()
+    started = time.process_time()  # of all threads: how busy the machine is says nothing
     bench.ok(TOOL, path="file", anchor_text="f {", content="x")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
@@ -16,7 +17,7 @@ import pytest
 from pawand import config
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.workspace import Workspace
-from tests.tools.conftest import SECRET, Bench, Hide, MakeBench, needs_bwrap, needs_git, needs_root, tree
+from tests.tools.conftest import SECRET, Bench, Hide, MakeBench, needs_bwrap, needs_git, needs_root, swapping, tree
 
 pytestmark = needs_bwrap
 
@@ -354,6 +355,28 @@ def test_hooks_and_settings_of_git_are_read_only(repository: Path, make_bench: M
 
 
 @needs_git
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["config", "hooks"])
+def test_a_part_of_git_swapped_for_a_link_shows_nothing_of_the_machine(
+    repository: Path, make_bench: MakeBench, shown_place: Path, outside: Path, name: str
+) -> None:
+    """What is mounted is what was there when it was looked at, wherever its name leads afterwards."""
+    (outside / "inner.txt").write_text(SECRET)
+    link, target = repository / ".git" / "link", repository / ".git" / name
+    link.symlink_to(outside / "secret.txt" if name == "config" else outside)
+    bench = make_bench("auto")
+
+    async def main() -> None:
+        for _ in range(10):
+            calls = (bench.run("bash", command=f"cat .git/{name} .git/{name}/*; true") for _ in range(20))
+            for outcome in await asyncio.gather(*calls):
+                assert SECRET not in outcome.text
+
+    with swapping(target, link) as swaps:
+        asyncio.run(main())
+    assert swaps[0] > 1000
+
+
 def test_the_git_file_of_a_worktree_is_read_only(repository: Path, make_bench: MakeBench) -> None:
     (repository / ".git").rename(repository / "real")
     (repository / ".git").write_text("gitdir: real\n")

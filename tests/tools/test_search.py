@@ -327,7 +327,9 @@ def test_an_odd_glob_is_answered(engine: Bench, wood: Path, pattern: str) -> Non
         assert "internal error" not in outcome.text
 
 
-@pytest.mark.parametrize("pattern", ["{a,b}" * 40, "*a" * 60 + "b", "**/" * 60 + "x", "{" * 500, "?" * 2000])
+@pytest.mark.parametrize(
+    "pattern", ["{a,b}" * 40, "*a" * 60 + "b", "**/" * 60 + "x", "{" * 500, "?" * 1000, "{" + "," * 999]
+)
 def test_a_hostile_glob_does_not_hang(engine: Bench, pattern: str) -> None:
     deep = "/".join("a" * 20)
     plant(engine.root, {"a" * 200: "x", f"{deep}/{'a' * 100}": "x"})

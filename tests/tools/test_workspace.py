@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import signal
 import socket
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ import pytest
 
 from pawand.errors import ConfigError, ToolError
 from pawand.tools.workspace import MAX_FILE_BYTES, MissingError, Workspace, check_place
-from tests.tools.conftest import SECRET, Bench, Hide, exchange, needs_rg, needs_root, tree
+from tests.tools.conftest import SECRET, Bench, Hide, needs_rg, needs_root, swapping, tree
 
 OUT_FILES = {
     "dots": "../outside/secret.txt",
@@ -381,27 +379,6 @@ def test_a_file_over_the_limit_is_refused_with_a_way_out(bench: Bench) -> None:
     error = bench.refused("read_file", path="big.txt")
     assert str(MAX_FILE_BYTES) in error
     assert "grep_search" in error
-
-
-@contextlib.contextmanager
-def swapping(folder: Path, link: Path) -> Iterator[list[int]]:
-    """Swaps the two without rest; yields a list of one, how often so far."""
-    done = threading.Event()
-    count = [0]
-
-    def swap() -> None:
-        while not done.is_set():
-            exchange(folder, link)
-            count[0] += 1
-            time.sleep(0.01 if count[0] % 21 == 0 else 0)  # now and then long enough for a call, in either state
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield count
-    finally:
-        done.set()
-        thread.join()
 
 
 RACED: dict[str, tuple[str, dict[str, Any]]] = {

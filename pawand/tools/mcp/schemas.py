@@ -24,10 +24,10 @@ MAX_DESCRIPTION_CHARS = 2000
 MAX_MESSAGE_CHARS = 500
 MAX_NAME_CHARS = 64
 MAX_SCHEMA_BYTES = 64 * 1024
-MAX_REFERENCES = 1000
+MAX_STEPS = 20_000
+MAX_SCHEMAS_BYTES = 256 * 1024
 _HASH_CHARS = 8
-_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-_LEFT_OUT = ("pattern", "patternProperties", "unevaluatedItems", "unevaluatedProperties")
+_LEFT_OUT = ("pattern", "patternProperties", "unevaluatedItems", "unevaluatedProperties", "uniqueItems")
 
 _Keyword = Callable[[Validator, Any, Any, Any], Any]
 
@@ -44,6 +44,7 @@ def accept(tools: list[Tool | Any]) -> tuple[list[Listed], list[str]]:
     """What can be offered of a server's tools, and why each of the others cannot. Blocks."""
     accepted: dict[str, Listed] = {}
     refused = []
+    room = MAX_SCHEMAS_BYTES
     for item in tools:
         try:
             tool = item if isinstance(item, Tool) else Tool.model_validate(item, by_name=False)
@@ -53,6 +54,12 @@ def accept(tools: list[Tool | Any]) -> tuple[list[Listed], list[str]]:
         fault = "it is listed twice" if tool.name in accepted else _fault(tool)
         if fault:
             refused.append(f"{clean(tool.name)[:MAX_NAME_CHARS]!r}: {fault}")
+            continue
+        room -= len(msgspec.json.encode(tool.input_schema))
+        if room < 0:
+            refused.append(
+                f"{clean(tool.name)[:MAX_NAME_CHARS]!r}: the schemas before it fill {MAX_SCHEMAS_BYTES >> 10} KiB"
+            )
             continue
         description = clean(tool.description or tool.title or tool.name)
         if len(description) > MAX_DESCRIPTION_CHARS:
@@ -88,20 +95,18 @@ class _GaveUpError(Exception):
 def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     """A check by everything in the schema that takes bounded time; the rest is for the server to find.
 
-    Left out are regular expressions, one of which can take for ever, and references beyond MAX_REFERENCES, of which
-    a few lines can make billions.
+    Left out are regular expressions, one of which can take for ever, the comparison of all items with all others, and
+    what comes after MAX_STEPS: a few lines of references can make billions.
     """
-    followed = itertools.count()
+    steps = itertools.count()
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
-    changed: dict[str, Any] = dict.fromkeys(_LEFT_OUT, _skip)
-    changed |= {
-        word: _counted(kind.VALIDATORS[word], lambda: next(followed)) for word in _REFERENCES if word in kind.VALIDATORS
-    }
-    kind = extend(kind, changed | {"additionalProperties": _additional(kind.VALIDATORS["additionalProperties"])})
+    words: dict[str, Any] = {**kind.VALIDATORS, **dict.fromkeys(_LEFT_OUT, _skip)}
+    words["additionalProperties"] = _additional(kind.VALIDATORS["additionalProperties"])
+    kind = extend(kind, {word: _counted(keyword, lambda: next(steps)) for word, keyword in words.items()})
 
     def check(arguments: dict[str, Any]) -> None:
-        nonlocal followed
-        followed = itertools.count()
+        nonlocal steps
+        steps = itertools.count()
         validator = kind(schema, registry=Registry())  # an empty one: no reference is fetched from the network
         try:
             error = next(validator.iter_errors(arguments), None)
@@ -117,13 +122,13 @@ def _skip(validator: Validator, value: Any, instance: Any, schema: Any) -> None:
     return None
 
 
-def _counted(keyword: _Keyword, followed: Callable[[], int]) -> _Keyword:
-    def follow(validator: Validator, value: Any, instance: Any, schema: Any) -> Any:
-        if followed() > MAX_REFERENCES:
+def _counted(keyword: _Keyword, step: Callable[[], int]) -> _Keyword:
+    def check(validator: Validator, value: Any, instance: Any, schema: Any) -> Any:
+        if step() > MAX_STEPS:
             raise _GaveUpError
         return keyword(validator, value, instance, schema)
 
-    return follow
+    return check
 
 
 def _additional(keyword: _Keyword) -> _Keyword:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pawand import config
 from pawand.errors import ToolError
 from pawand.redact import Redactor
+from pawand.tools import output
 from pawand.tools.base import Emit, Tool, ToolContext
 from pawand.tools.sandbox import Sandbox
 
@@ -23,7 +24,10 @@ FIRST_PAUSE_SECS = 1.0
 LONGEST_PAUSE_SECS = 300.0
 STEADY_SECS = 60.0  # what lasted so long was no failure to start
 CLOSE_SECS = 1.5
-_SECRET = re.compile(r"(?i)key|token|secret|passw|auth|cookie|credential")
+_SECRET_WORDS = re.compile(
+    r"(?i)(?:.*[_-])?(?:(?:api)?key|pat|token|secret|password|passwd|pwd|dsn|authorization|cookie|credentials?)(?:[_-].*)?"
+)
+_USER_INFO = re.compile(r"://[^/@\s]*:([^/@\s]+)@")
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +89,11 @@ def _load() -> Callable[[str, config.Mcp, Sandbox], Connection]:
 
 
 def _secrets(server: config.Mcp) -> list[str]:
-    """What reaches the server under a name that speaks of a secret, `Bearer …` with and without its first word."""
-    found = [value for name, value in {**server.env, **server.headers}.items() if _SECRET.search(name)]
-    return found + [value.rpartition(" ")[2] for value in found]
+    """What reaches the server under a name that speaks of a secret, and the passwords in addresses."""
+    values = {**server.env, **server.headers}
+    found = [value for name, value in values.items() if _SECRET_WORDS.fullmatch(name)]
+    found += [value.partition(" ")[2] for name, value in server.headers.items() if name.lower() == "authorization"]
+    return found + [password for value in [*values.values(), *server.args] for password in _USER_INFO.findall(value)]
 
 
 def _tool(name: str, server: _Server, listed: Listed) -> Tool:
@@ -167,7 +173,7 @@ class _Server:
             return
         opened = connection.opened.is_set()
         lasted = time.monotonic() - started
-        self._reason = self._redactor.log(reason)
+        self._reason = output.one_line(self._redactor.log(reason))
         if opened and lasted > STEADY_SECS:
             self._failures = 0
         self._failures += 1

@@ -31,6 +31,7 @@ MAX_UNANSWERED = 256
 READ_BYTES = 64 * 1024
 THREAD_BYTES = 256 * 1024  # a longer message would hold up the event loop while it is decoded
 LAST_WORDS_SECS = 0.5
+LINES_AT_ONCE = 100
 LAST_WORDS_BYTES = 4096
 CONNECT_SECS = 10.0
 TOO_MANY_PARTS = "it sent an answer of too many parts"
@@ -131,7 +132,9 @@ async def _read_lines(stream: asyncio.StreamReader, link: Link) -> None:
     buffer = bytearray()
     while data := await stream.read(READ_BYTES):
         *lines, rest = data.split(b"\n")
-        for line in lines:
+        for number, line in enumerate(lines, 1):
+            if number % LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)  # lines that are no messages wait for nothing
             buffer += line
             if buffer.strip():
                 await _take(bytes(buffer), link)
