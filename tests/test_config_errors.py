@@ -80,6 +80,10 @@ WRONG = [
     ),
     ('[mcp.x]\ncommand = "a"\nargs = [1]', "`mcp.x.args[0]` is 1: expected `str`, got `int`"),
     ('[mcp.x]\ncommand = "a"\nenv = { K = 3 }', "`mcp.x.env.K` is of type int: expected `str`, got `int`"),
+    (
+        '[mcp.a]\ncommand = "x"\n[mcp.a_b]\ncommand = "y"',
+        "`mcp.a` and `mcp.a_b` begin alike; call one of them otherwise",
+    ),
     ("mcp = 3", "`mcp` is 3: expected `object`, got `int`"),
     ('[peers."a[0].b"]\naddress = 3', "`peers.a[0].b.address` is 3: expected `str | null`, got `int`"),
 ]

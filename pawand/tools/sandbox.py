@@ -205,7 +205,8 @@ class Sandbox:
         root = str(self._workspace.root)
         arguments = [*self._profile, *(self._network if network else ["--unshare-net"])]
         arguments += [*self._temporary(session_id), "/tmp", *self._mounts, "--bind", root, root]  # noqa: S108
-        for name in _GIT_READ_ONLY:
+        elsewhere = (f"{folder}/{part}" for folder in self._workspace.git_folders for part in ("hooks", "config"))
+        for name in (*_GIT_READ_ONLY, *elsewhere):
             # By descriptor: a name could lead to another place by the time that bwrap looks.
             descriptor = self._workspace.open_plain(name)
             if descriptor is not None:

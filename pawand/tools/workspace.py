@@ -52,6 +52,8 @@ class Workspace:
         except OSError as error:
             raise ConfigError(f"the workspace {root} cannot be used: {error.strerror}") from error
         self._openat2 = _has_openat2(self._descriptor)
+        self.git_folders = self._find_git_folders()
+        """Git's own folders that are not called `.git`."""
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -215,9 +217,22 @@ class Workspace:
             made = os.path.join(made, part)
         return self._open(made, os.O_RDONLY | os.O_DIRECTORY)
 
+    def _find_git_folders(self) -> list[str]:
+        """Where a `.git` file leads to inside the workspace: the folder of its worktree, and the one behind that."""
+        found: list[str] = []
+        with contextlib.suppress(ToolError):
+            for file in (".git", "commondir"):
+                text = self.read(os.path.join(*found[-1:], file))[0].decode("utf-8", "replace")
+                target = os.path.join(*found[-1:], text.removeprefix("gitdir:").strip())
+                inside = os.path.normpath(self.relative(target))
+                if inside == "." or inside.startswith(".."):
+                    break
+                found.append(inside)
+        return found
+
     def _forbid_protected(self, relative: str) -> None:
         parts = [part.lower() for part in Path(relative).parts]
-        if ".git" in parts:
+        if ".git" in parts or any(Path(relative).is_relative_to(folder) for folder in self.git_folders):
             raise ToolError("git's own files may not be written: use git through bash")
         if parts == ["pawan.toml"]:
             raise ToolError("pawan.toml holds the agent's own settings and may not be written by it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -144,6 +145,15 @@ def test_a_list_keeps_its_beginning_and_counts_the_rest() -> None:
     assert note == f"[… {1000 - len(shown)} more left out …]"
     assert len(msgspec.json.encode(fitted)) <= 3000
     assert len(shown) > 50
+
+
+def test_a_long_text_deep_down_takes_no_long_time() -> None:
+    result: Any = "x" * 3_000_000
+    for _ in range(150):
+        result = {"a": [result, 1]}
+    started = time.process_time()
+    assert len(msgspec.json.encode(fit(result, 8000))) < 9000
+    assert time.process_time() - started < 1
 
 
 def test_of_many_results_the_short_ones_stay_and_the_long_ones_share_the_room() -> None:

@@ -387,6 +387,17 @@ def test_the_git_file_of_a_worktree_is_read_only(repository: Path, make_bench: M
     assert (repository / ".git").read_text() == "gitdir: real\n"
 
 
+def test_the_repository_that_a_git_file_leads_to_is_read_only_where_it_counts(repository: Path, tmp_path: Path) -> None:
+    (repository / ".git").rename(repository / "real")
+    (repository / ".git").write_text("gitdir: real\n")
+    workspace = Workspace(repository)
+    made = Bench(workspace, Sandbox.probe(config.Sandbox(mode="require"), workspace, tmp_path / "other", []))
+    assert made.out("git status --short file") == "?? file\n"
+    assert not made.bash("echo '[core]' >> real/config")["success"]
+    assert not made.bash("echo evil > real/hooks/post-checkout")["success"]
+    workspace.close()
+
+
 @pytest.mark.parametrize("linked", [".git/hooks", ".git", ".git/config"])
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_the_target_of_a_link_in_the_place_of_git_s_is_not_mounted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -281,6 +282,26 @@ def test_the_git_file_of_a_worktree_is_not_written(bench: Bench) -> None:
     assert "git" in bench.refused("write_file", path=".git", content="gitdir: evil\n")
     assert "git" in bench.refused("edit_file", path=".git", old_string="elsewhere", new_string="evil")
     assert (bench.root / ".git").read_text() == "gitdir: /elsewhere\n"
+
+
+@pytest.mark.parametrize("bare", [".bare", "{root}/.bare"])
+def test_a_repository_that_a_git_file_leads_to_is_not_written(root: Path, bare: str) -> None:
+    (root / ".bare" / "worktrees" / "w").mkdir(parents=True)
+    (root / ".bare" / "worktrees" / "w" / "commondir").write_text("../..\n")
+    (root / ".git").write_text(f"gitdir: {bare.format(root=root)}/worktrees/w\n")
+    with contextlib.closing(Workspace(root)) as made:
+        for path in (".bare/hooks/post-checkout", ".bare/config", ".bare/worktrees/w/HEAD"):
+            with pytest.raises(ToolError):
+                made.write(path, b"evil")
+        made.write(".barely", b"fine")
+    assert sorted(os.listdir(root)) == [".bare", ".barely", ".git"]
+
+
+@pytest.mark.parametrize("text", ["gitdir: ../outside", "gitdir: /elsewhere", "gitdir: .", "gitdir:", "", "\xff\0"])
+def test_a_git_file_that_leads_nowhere_inside_protects_nothing_more(root: Path, text: str) -> None:
+    (root / ".git").write_text(text)
+    with contextlib.closing(Workspace(root)) as made:
+        made.write("file", b"fine")
 
 
 @pytest.mark.parametrize(
