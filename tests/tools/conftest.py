@@ -249,7 +249,7 @@ def swapping(folder: Path, link: Path) -> Iterator[list[int]]:
         while not done.is_set():
             exchange(folder, link)
             count[0] += 1
-            time.sleep(0.01 if count[0] % 21 == 0 else 0)  # now and then long enough for a call, in either state
+            time.sleep(0.03 if count[0] % 61 == 0 else 0)  # now and then long enough for a call, in either state
 
     thread = threading.Thread(target=swap)
     thread.start()
