@@ -61,7 +61,6 @@ async def see_through(parent: Run, run: Run, assignment: Assignment, work: Await
         parent.spend(run.usage)
     return Report(
         id=run.session.id,
-        name=assignment.name,
         result=_last_words(run) if error else result,
         error=error,
         iterations=run.counted_iterations,

@@ -38,8 +38,6 @@ class Answer:
         self.tool_calls: list[ToolCall] = []
         self.finish_reason = "stop"
         self.usage: wire.Usage | None = None
-        self.message: Message | None = None
-        """As the session keeps it, once it is whole."""
 
     @property
     def text(self) -> str:
@@ -73,6 +71,7 @@ class Completions:
             messages = history.to_messages(run.system, [*run.session.messages, *extra], thoughts, run.result_chars)
             return history.with_short_ids(messages) if wants_short_ids(target.model) else messages
 
+        blank = ""  # what an empty answer showed is a part of the iteration's text
         for _ in range(2):
             answer = Answer()
             try:
@@ -82,9 +81,11 @@ class Completions:
                     run.session.append(Message(role="assistant", content=answer.text, interrupted=True))
                 raise
             run.count(answer.usage)
+            answer.pieces.insert(0, blank)
+            blank = answer.text
             if not answer.empty:
                 message = Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls)
-                answer.message = run.add(message, "".join(answer.thoughts))
+                run.add(message, "".join(answer.thoughts))
             if not answer.empty or run.wraps_up:
                 return answer
         if answer.finish_reason == "length":

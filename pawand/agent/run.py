@@ -104,13 +104,12 @@ class Run:
 
     # --- the conversation -------------------------------------------------------------------------
 
-    def add(self, message: Message, thoughts: str = "") -> Message:
+    def add(self, message: Message, thoughts: str = "") -> None:
         """Store a message. What led to it is kept for the models that must be told it again in the same turn."""
         stored = self.session.append(message)
         if thoughts and stored.tool_calls:
             self._thoughts[id(stored)] = thoughts
         self.emit(stored)
-        return stored
 
     def thoughts_on(self, message: Message) -> str:
         return self._thoughts.get(id(message), "")

@@ -238,6 +238,20 @@ def _cloud_targets(settings: Config, cloud: Upstream | None) -> list[Target]:
     return [Target(cloud, model) for model in models]
 
 
+def _agent_settings(plan: Plan) -> AgentSettings:
+    settings = plan.config
+    return AgentSettings(
+        max_iterations=settings.max_tool_iterations,
+        max_retries=settings.max_retries,
+        max_context_tokens=settings.max_context_tokens,
+        thinking_budget=settings.thinking_budget,
+        permission_timeout_secs=settings.permission_timeout_secs,
+        fallback_models=settings.fallback_models,
+        system_prompt=settings.system_prompt,
+        tiny=plan.choice.embedded,
+    )
+
+
 def _bench(
     plan: Plan,
     store: SessionStore,
@@ -256,21 +270,7 @@ def _bench(
         skills=skills,
         memory=outside.memory,
     )
-    agent = Agent(
-        AgentSettings(
-            max_iterations=settings.max_tool_iterations,
-            max_retries=settings.max_retries,
-            max_context_tokens=settings.max_context_tokens,
-            thinking_budget=settings.thinking_budget,
-            permission_timeout_secs=settings.permission_timeout_secs,
-            fallback_models=settings.fallback_models,
-            system_prompt=settings.system_prompt,
-            tiny=plan.choice.embedded,
-        ),
-        equipment,
-        Permissions(settings.permissions, plan.settings.workspace_permissions),
-        redactor,
-    )
+    permissions = Permissions(settings.permissions, plan.settings.workspace_permissions)
 
     def new_context(session_id: str, seen: dict[str, Stamp]) -> ToolContext:
         return ToolContext(
@@ -284,7 +284,7 @@ def _bench(
         )
 
     return Bench(
-        agent=agent,
+        agent=Agent(_agent_settings(plan), equipment, permissions, redactor),
         provider=outside.provider,
         store=store,
         redactor=redactor,

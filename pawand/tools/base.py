@@ -89,7 +89,6 @@ class Report(Struct, frozen=True, kw_only=True):
     """What came of an assignment; with an `error`, `result` is the last that was said."""
 
     id: str
-    name: str
     result: str
     error: str
     iterations: int

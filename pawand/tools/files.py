@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from pawand.errors import ToolError
 from pawand.tools.base import Emit, Tool, ToolContext
-from pawand.tools.output import clean, lines_of
+from pawand.tools.output import clean, how_to_go_on, lines_of
 from pawand.tools.workspace import Stamp
 
 MAX_LINE_CHARS = 2000
@@ -72,12 +72,7 @@ def _read_file(args: ReadFile, context: ToolContext) -> dict[str, Any]:
         "lines_shown": len(shown),
         "offset": args.offset,
     }
-    after = args.offset + len(shown)
-    if after < len(lines):
-        result["warning"] = f"{len(lines) - after} more lines: go on with offset={after}"
-    elif args.offset > len(lines):
-        result["warning"] = f"the file has only {len(lines)} lines"
-    return result
+    return result | how_to_go_on(args.offset, len(shown), len(lines))
 
 
 async def write_file(args: WriteFile, context: ToolContext, emit: Emit) -> dict[str, Any]:

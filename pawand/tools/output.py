@@ -56,6 +56,14 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:MAX_LINE_CHARS])
 
 
+def how_to_go_on(offset: int, shown: int, total: int) -> dict[str, str]:
+    """The field `warning` of a text that is shown in part; nothing where all the rest was shown."""
+    after = offset + shown
+    if after < total:
+        return {"warning": f"{total - after} more lines: go on with offset={after}"}
+    return {"warning": f"the file has only {total} lines"} if offset > total else {}
+
+
 def lines_of(text: str) -> list[str]:
     """Lines as editors and grep count them: a line feed ends one, and a carriage return before it is no part of it."""
     lines = text.split("\n")
@@ -78,6 +86,8 @@ def clip(text: str, limit: int, hint: str = "") -> str:
 
 def fit(result: Any, limit: int) -> Any:
     """A tool's result whose JSON has at most about `limit` characters: the long parts are cut, the short ones stay."""
+    if _size(result) <= limit:
+        return result
     fitted = _fit(_without_long_strings(result, limit), limit)
     return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit)
 

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from pawand.errors import ConfigError, ToolError
 from pawand.tools.base import Emit, Tool, ToolContext
 from pawand.tools.files import read_text
-from pawand.tools.output import clean, lines_of
+from pawand.tools.output import clean, how_to_go_on, lines_of
 from pawand.tools.workspace import Workspace
 
 FILE = "SKILL.md"
@@ -229,9 +229,4 @@ def _shown(args: ReadSkill, text: str, files: list[str], limit: int) -> dict[str
     result: dict[str, Any] = {"name": args.name, "file": args.file, "content": "\n".join(shown)}
     if files:
         result["files"] = files
-    after = args.offset + len(shown)
-    if after < len(lines):
-        result["warning"] = f"{len(lines) - after} more lines: go on with offset={after}"
-    elif args.offset > len(lines):
-        result["warning"] = f"the file has only {len(lines)} lines"
-    return result
+    return result | how_to_go_on(args.offset, len(shown), len(lines))

@@ -256,6 +256,15 @@ async def test_results_that_are_too_long_for_the_provider_are_clipped(
     assert found[-1][1]["content"] == "10"
 
 
+@pytest.mark.gen_test(timeout=30)
+async def test_what_an_empty_answer_showed_is_in_the_answer_that_follows_it(
+    fetch: Fetch, upstream: OpenAIServer
+) -> None:
+    upstream.script = [fake.text("\n"), fake.text("ok")]
+    found = await events(fetch, "go")
+    assert harness.tokens(found) == found[-1][1]["content"] == "\nok"
+
+
 # --- other models ---------------------------------------------------------------------------------
 
 
