@@ -26,6 +26,7 @@ setup(
         "rich>=13.9",
         "pathspec>=1.0",
         "pyyaml>=6",
+        "prometheus-client>=0.24",
     ],
     extras_require={
         "ast-grep": ["ast-grep-cli>=0.40"],
@@ -41,6 +42,7 @@ setup(
             "blockbuster>=1.5",
             "hypothesis>=6.150",
             "requests>=2.32",
+            "schemathesis>=4.20,<5",
             "sseclient-py>=1.9",
         ],
         "dev": ["mypy>=2.4", "ruff>=0.17", "pre-commit>=4", "types-PyYAML"],

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pawand"
 
 # From the ground up; a module may import from its own line and those before it.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "wire", "paths", "redact", "hardening", "aio", "logs"),
+    ("errors", "wire", "paths", "redact", "hardening", "aio", "logs", "metrics"),
     ("config", "sessions", "providers.base"),
     ("providers", "tools", "peers", "memory"),
     ("agent",),
@@ -37,6 +37,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "xllamacpp": ("providers.local",),
     "pathspec": ("tools.walk",),
     "zeroconf": ("peers.mdns",),
+    "ifaddr": ("peers",),
+    "prometheus_client": ("metrics",),
     "yaml": ("tools.skills",),
     "mcp": ("tools.mcp",),
     "mcp_types": ("tools.mcp",),
@@ -45,7 +47,19 @@ HOMES: dict[str, tuple[str, ...]] = {
     "referencing": ("tools.mcp.schemas",),
     "pydantic": ("tools.mcp.connection",),
 }
-HEAVY = ("openai", "tornado", "rich", "zeroconf", "aiohttp", "httpx2", "tomlkit", "xllamacpp", "pathspec", "yaml")
+HEAVY = (
+    "openai",
+    "tornado",
+    "rich",
+    "zeroconf",
+    "aiohttp",
+    "httpx2",
+    "tomlkit",
+    "xllamacpp",
+    "pathspec",
+    "yaml",
+    "prometheus_client",
+)
 
 
 def module_name(file: Path) -> str:

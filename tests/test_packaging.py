@@ -82,7 +82,18 @@ def test_metadata(wheel: Path) -> None:
 
 def test_requirements(wheel: Path) -> None:
     found = required(wheel)
-    assert found[""] == {"tornado", "click", "tomlkit", "openai", "zeroconf", "msgspec", "rich", "pathspec", "pyyaml"}
+    assert found[""] == {
+        "tornado",
+        "click",
+        "tomlkit",
+        "openai",
+        "zeroconf",
+        "msgspec",
+        "rich",
+        "pathspec",
+        "pyyaml",
+        "prometheus-client",
+    }
     assert found["local"] == {"xllamacpp"}
     assert found["mcp"] == {"mcp"}
     assert found["ast-grep"] == {"ast-grep-cli"}
