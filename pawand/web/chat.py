@@ -36,8 +36,15 @@ class TurnHandler(BaseHandler):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        if self.turn is not None:
-            self.turn.leave()
+        self._leave()
+
+    def on_finish(self) -> None:
+        self._leave()  # a handler that ends with its connection is not always told that this was closed
+
+    def _leave(self) -> None:
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.leave()
 
 
 class ChatHandler(TurnHandler):

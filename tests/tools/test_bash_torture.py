@@ -61,7 +61,7 @@ ENDLESS = {
     "a flood on both": "yes @ >&2 & exec yes @",
     "a flood from a session of its own": "setsid sh -c 'trap \"\" TERM; exec yes @' & sleep @",
     "a flood by single bytes": "python3 -c 'import os\nwhile True: os.write(1, b\"a\")'",
-    "fills a folder": "file=$(mktemp); exec 3>$file; rm $file; head -c 200M /dev/zero >&3; echo up; sleep @",
+    "fills a folder": "echo up; file=$(mktemp); exec 3>$file; rm $file; head -c 200M /dev/zero >&3; sleep @",
 }
 ENDING = {
     "a child in a session of its own": "setsid nohup sleep @ > /dev/null 2>&1 < /dev/null & disown; echo left",

@@ -274,8 +274,12 @@ async def test_on_disconnect_takes_two_words(fetch: Fetch) -> None:
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.settings(limits__ring_bytes=65536)
 @pytest.mark.parametrize(
-    ("method", "path", "outcome"),
-    [("POST", "/chat/stream", "cancelled"), ("GET", "/sessions/s/events", None)],
+    ("method", "path", "pause", "outcome"),
+    [
+        ("POST", "/chat/stream", 0.003, "cancelled"),
+        ("POST", "/chat/stream", 0.0, "cancelled"),  # so fast that the handler sleeps when it is left behind
+        ("GET", "/sessions/s/events", 0.003, None),
+    ],
 )
 async def test_a_client_that_reads_nothing_is_let_go_for_good(
     fetch: Fetch,
@@ -285,10 +289,11 @@ async def test_a_client_that_reads_nothing_is_let_go_for_good(
     parts: Parts,
     method: str,
     path: str,
+    pause: float,
     outcome: str | None,
 ) -> None:
     """Its handler ends, and for the turn it is a client that has gone."""
-    upstream.script = [fake.text(*["x" * 20_000] * 400, pause=0.003)]
+    upstream.script = [fake.text(*["x" * 20_000] * 400, pause=pause)]
     await fetch("/sessions", body=b'{"session_id": "s"}')
     stream = await TCPClient().connect("127.0.0.1", http_port, max_buffer_size=1024)
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
