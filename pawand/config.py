@@ -34,6 +34,12 @@ _ORIGIN = r"https?://([^\s/@\[\]:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
 WebAddress = Annotated[str, Meta(pattern=rf"^{_ORIGIN}(/\S*)?$")]
 Permission = Literal["allow", "prompt", "deny"]
 ProviderName = Literal["nvidia", "openai", "ollama", "mlx", "local"]
+_HOST_AND_PORT = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(6553[0-5]|6(55[0-2]|5[0-4]\d|[0-4]\d\d)\d|[1-5]?\d{1,4}))?"
+PeerAddress = Annotated[
+    str, Meta(pattern=rf"^({_HOST_AND_PORT}|https?://{_HOST_AND_PORT}(/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?)$")
+]
+# What goes into a header, and is long enough to be kept out of everything else.
+PeerToken = Annotated[str, Meta(pattern=r"^[!-~]{16,512}$")]
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -66,6 +72,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     queued_per_session: NotNegative = 16
     ring_bytes: Annotated[int, Meta(ge=65536)] = 1024 * 1024
     log_idle_secs: Seconds = 600.0
+    hops: Annotated[int, Meta(ge=0, le=16)] = 1
 
 
 class Discovery(Struct, frozen=True, kw_only=True):
@@ -75,8 +82,10 @@ class Discovery(Struct, frozen=True, kw_only=True):
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    token: str | None = None
-    address: str | None = None
+    """An agent that this one may ask: `token` is the one that it wants, and goes nowhere else."""
+
+    token: PeerToken | None = None
+    address: PeerAddress | None = None
 
 
 class Cloud(Struct, frozen=True, kw_only=True):
@@ -160,7 +169,6 @@ INERT_KEYS = frozenset(
     {
         "discovery.groups",
         "discovery.mdns",
-        "peers",
     }
 )
 # Settings of the Rust program that steer its terminal or that it never reads (facts 2.2).
@@ -188,6 +196,8 @@ _PATTERNS = {
     "mcp.NAME.url": "expected an address such as https://example.com/mcp, without user and password",
     "eruka.url": "expected an address such as http://localhost:8081, without user and password",
     "eruka.workspace_id": "expected a name of ASCII letters, digits and signs, without blanks",
+    "peers.NAME.address": "expected a host, host:port, or an address such as http://192.168.1.100:3300",
+    "peers.NAME.token": "expected what stands in the token file there: 16 characters or more, without blanks",
     "server.cors_origins": 'expected "*" or an origin such as https://app.example.com',
 }
 _SECRET_KEYS = re.compile(r"\.(api_key|token|env|headers)\b")
@@ -283,6 +293,16 @@ def differences(old: Config, new: Config) -> list[str]:
     """The dotted keys of all settings that are not the same."""
     before, after = (dict(_leaves(msgspec.to_builtins(config))) for config in (old, new))
     return sorted(".".join(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def token_file(config: Config, state: Path) -> Path:
+    return paths.expand(config.server.token_file) if config.server.token_file else state / "token"
+
+
+def aegis_files(config: Config) -> list[Path]:
+    """The first of them that exists counts."""
+    configured = config.discovery.aegis_file
+    return [*([paths.expand(configured)] if configured else []), paths.aegis_file()]
 
 
 def sessions_folder(config: Config, state: Path) -> Path:
@@ -429,10 +449,16 @@ def _explain(layer: Layer, text: str) -> str:
     where = f"{label} ({layer.name})" if label else f"{layer.name}: `{key}`"
     if get_origin(kind) is Literal and isinstance(found, str):
         expected = f"expected one of {', '.join(get_args(kind))}"
-    expected = _PATTERNS.get(re.sub(r"^mcp\..*\.url$", "mcp.NAME.url", key.partition("[")[0]), expected)
+    if isinstance(found, str):
+        expected = _PATTERNS.get(_general(key), expected)
     secret = _SECRET_KEYS.search(key) is not None or "@" in str(found)
     shown = f"of type {type(found).__name__}" if secret else repr(found)
     return f"{where} is {shown}: {expected[:1].lower()}{expected[1:]}"
+
+
+def _general(key: str) -> str:
+    """`mcp.NAME.url` for that of any server, `server.cors_origins` for any entry of it."""
+    return re.sub(r"^(mcp|peers)\..*\.(\w+)$", r"\1.NAME.\2", re.sub(r"\[\d+\]$", "", key))
 
 
 def _locate(values: Any, path: str) -> tuple[str, Any, Any]:
@@ -474,10 +500,10 @@ def _warn(layer: Layer, values: Mapping[str, Any], struct: type[Struct], prefix:
             warnings.append(f"{layer.name}: `{name}` is known but does nothing in this version")
         elif isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], Struct):
             _warn(layer, value, known[key], f"{name}.", warnings)
-        elif known[key] == dict[str, Mcp] and isinstance(value, dict):
-            for server, table in value.items():
+        elif known[key] in (dict[str, Mcp], dict[str, Peer]) and isinstance(value, dict):
+            for entry, table in value.items():
                 if isinstance(table, dict):
-                    _warn(layer, table, Mcp, f"{name}.{server}.", warnings)
+                    _warn(layer, table, get_args(known[key])[1], f"{name}.{entry}.", warnings)
 
 
 def _unknown(layer: Layer, name: str, key: str, known: list[str], *, at_top: bool) -> str:

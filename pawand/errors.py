@@ -109,6 +109,12 @@ class StorageError(TurnError):
     code = "storage"
 
 
+class PeerError(PawandError):
+    """Another agent is not known, cannot be reached, or did not come to an answer."""
+
+    code = "peer"
+
+
 class ToolError(PawandError):
     """A tool's failure: data for the model, never the end of a turn."""
 

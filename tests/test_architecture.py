@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pawand"
 
 # From the ground up; a module may import from its own line and those before it.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "wire", "paths", "redact", "hardening", "aio", "logs", "metrics"),
+    ("errors", "wire", "paths", "redact", "hardening", "aio", "logs", "metrics", "token_file"),
     ("config", "sessions", "providers.base"),
     ("providers", "tools", "peers", "memory"),
     ("agent",),
@@ -27,7 +27,7 @@ LAYERS: list[tuple[str, ...]] = [
 # Other people's packages and the only places that may import them; a place is a module or a package of modules.
 HOMES: dict[str, tuple[str, ...]] = {
     "msgspec": ("",),
-    "tornado": ("web", "daemon", "client", "memory"),
+    "tornado": ("web", "daemon", "client", "memory", "peers"),
     "click": ("cli",),
     "rich": ("cli",),
     "tomlkit": ("config", "peers.aegis", "cli.config"),

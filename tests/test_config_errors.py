@@ -62,10 +62,24 @@ WRONG = [
     ("permissions = []", "`permissions` is []: expected `object`, got `array`"),
     ("[peers.x]\ntoken = 3", "`peers.x.token` is of type int: expected `str | null`, got `int`"),
     (
-        '[peers.a]\ntoken = "t"\n[peers.b]\ntoken = 3',
+        '[peers.a]\ntoken = "0123456789abcdef"\n[peers.b]\ntoken = 3',
         "`peers.b.token` is of type int: expected `str | null`, got `int`",
     ),
-    ('[peers.a]\ntoken = "t"\n[peers]\nb = 4', "`peers.b` is 4: expected `object`, got `int`"),
+    ('[peers.a]\ntoken = "0123456789abcdef"\n[peers]\nb = 4', "`peers.b` is 4: expected `object`, got `int`"),
+    (
+        '[peers.x]\ntoken = "too short"',
+        "`peers.x.token` is of type str: expected what stands in the token file there: 16 characters or more, "
+        "without blanks",
+    ),
+    *(
+        (
+            f'[peers.x]\naddress = "{address}"',
+            f"`peers.x.address` is {address!r}: "
+            "expected a host, host:port, or an address such as http://192.168.1.100:3300",
+        )
+        for address in ("", "ftp://a", "a:65536", "a b", "a/b", "http://a/?q", "fe80::1", "[::1", "a:", "ä", "//a")
+    ),
+    ("[limits]\nhops = -1", "`limits.hops` is -1: expected `int` >= 0"),
     ("[mcp.x]", "`mcp.x` has neither `command` nor `url`: expected one of them"),
     ("[mcp.x]\nenabled = false", "`mcp.x` has neither `command` nor `url`: expected one of them"),
     (

@@ -30,7 +30,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         ('"server.port" = 1', ["unknown setting `server.port`; did you mean `server`?"]),
         ("[discovery]\nmdns = true", [f"`discovery.mdns` {IDLE}"]),
         (CLOUD, []),
-        ('[peers.a]\ntoken = "t"', [f"`peers` {IDLE}"]),
+        ('[peers.a]\ntoken = "0123456789abcdef"', []),
+        ('[peers.a]\ntokn = "x"', ["unknown setting `peers.a.tokn`; did you mean `peers.a.token`?"]),
         ("[mcp.x]\ncommand = 'a'\n[mcp.x.env]\nanything = 'goes'", []),
         (
             "[mcp.x]\ncommand = 'a'\nnetwrok = true",

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 
 from pawand.cli.common import Context, printable
+from pawand.cli.peers import client_for
 from pawand.client import Client, NotRunningError, RefusedError
 from pawand.errors import PawandError
 
@@ -25,15 +26,18 @@ class TurnFailedError(PawandError):
 @click.argument("message")
 @click.option("--session", metavar="ID", help="Continue this session, or begin one with this id.")
 @click.option("--model", help="Model for this message only.")
+@click.option("--peer", metavar="NAME", help="Ask this other agent instead (`pawand agents` lists them).")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line, as JSON.")
 @click.pass_obj
-def command(context: Context, message: str, session: str | None, model: str | None, as_json: bool) -> None:
+def command(
+    context: Context, message: str, session: str | None, model: str | None, peer: str | None, as_json: bool
+) -> None:
     """Send MESSAGE to the agent and show its answer as it comes.
 
     The answer goes to standard output, tool calls and the session's id to standard error. Where a tool needs your
     approval, you are asked in the terminal.
     """
-    client = context.client()
+    client = client_for(context, peer) if peer else context.client()
     body = {"message": message, "session_id": session, "model": model}
     events = client.stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
     terminal = _Terminal(client)

@@ -33,6 +33,10 @@ class Context:
         return Client(url, _token(str(known.get("token_file", paths.state_dir() / "token"))) if local else None)
 
     @property
+    def has_url(self) -> bool:
+        return self._url is not None
+
+    @property
     def runs_here(self) -> bool:
         """Whether a daemon owns this state folder, or one was named."""
         return self._url is not None or read_state_file(paths.state_dir()) is not None

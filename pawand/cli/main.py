@@ -20,6 +20,7 @@ COMMANDS = {
     "sessions": "sessions",
     "models": "models",
     "agents": "agents",
+    "token": "token",
     "version": "version",
 }
 """Command → module of `pawand.cli`, in the order of `--help`."""

@@ -17,12 +17,13 @@ from pawand.daemon import system
 from pawand.daemon.planning import Plan
 from pawand.memory.eruka import Eruka
 from pawand.peers.aegis import AegisFile
+from pawand.peers.asking import Asking
 from pawand.peers.directory import Directory
 from pawand.providers.catalog import Choice
 from pawand.providers.upstream import Upstream
 from pawand.redact import LogFilter, Redactor
 from pawand.sessions.store import SessionStore
-from pawand.tools import agents, ast_grep, batch, edit, edit_lines, files, git, insert, search, shell
+from pawand.tools import agents, ask_agent, ast_grep, batch, edit, edit_lines, files, git, insert, search, shell
 from pawand.tools.base import Registry, ToolContext
 from pawand.tools.mcp.servers import McpServers
 from pawand.tools.sandbox import Sandbox
@@ -135,7 +136,14 @@ class Parts(Struct, kw_only=True):
         )
         services.directory = _directory(plan, services.identity.agent_id)
         services.turns.bench = _bench(
-            plan, self.store, self.workspace, self.sandbox, self.outside, self.skills, self.redactor
+            plan,
+            self.store,
+            self.workspace,
+            self.sandbox,
+            self.outside,
+            self.skills,
+            self.redactor,
+            services.directory,
         )
         self.plan = plan
         await old.retire(self.outside)
@@ -159,7 +167,8 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     sandbox = Sandbox.probe(plan.config.sandbox, workspace, plan.state / "tmp", private)
     skills = Skills(plan.skills)
     outside = _outside(plan, sandbox, redactor)
-    bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor)
+    directory = _directory(plan, plan.agent_id)
+    bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor, directory)
     services = Services(
         config=plan.config,
         gate=_gate(plan, token, own_names),
@@ -171,7 +180,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
             sandbox=sandbox,
         ),
         turns=TurnManager(bench, sandbox.forget),
-        directory=_directory(plan, plan.agent_id),
+        directory=directory,
     )
     return Parts(
         plan=plan,
@@ -192,7 +201,8 @@ def _is_fixed(key: str) -> bool:
 
 
 def _secrets(plan: Plan, token: str | None) -> list[str]:
-    return [*plan.secrets.values(), *filter(None, (token, plan.eruka.api_key))]
+    peers = [peer.token for peer in plan.config.peers.values()]
+    return [*plan.secrets.values(), *filter(None, (token, plan.eruka.api_key, *peers))]
 
 
 def _gate(plan: Plan, token: str | None, own_names: list[str]) -> Gate:
@@ -260,19 +270,23 @@ def _bench(
     outside: Outside,
     skills: Skills,
     redactor: Redactor,
+    directory: Directory,
 ) -> Bench:
     settings = plan.config
+    tools = [*TOOLS, *([skill_tool(skills)] if skills.readable else [])]
+    if plan.has_company:
+        tools.append(ask_agent.tool(Asking(settings.peers, directory), settings.limits.hops, settings.peers))
     equipment = Equipment(
         provider=outside.provider,
         cloud=_cloud_targets(settings, outside.cloud),
-        tools=Registry([*TOOLS, *([skill_tool(skills)] if skills.readable else [])], redactor),
+        tools=Registry(tools, redactor),
         servers=outside.servers,
         skills=skills,
         memory=outside.memory,
     )
     permissions = Permissions(settings.permissions, plan.settings.workspace_permissions)
 
-    def new_context(session_id: str, seen: dict[str, Stamp]) -> ToolContext:
+    def new_context(session_id: str, seen: dict[str, Stamp], hops: int) -> ToolContext:
         return ToolContext(
             session_id=session_id,
             workspace=workspace,
@@ -280,6 +294,7 @@ def _bench(
             bash_timeout_secs=settings.bash_timeout_secs,
             max_result_chars=settings.max_result_chars,
             redactor=redactor,
+            hops=hops,
             seen=seen,
         )
 

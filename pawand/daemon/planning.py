@@ -31,6 +31,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     choice: catalog.Choice
     cloud: catalog.Choice | None
     secrets: dict[str, str]
+    has_company: bool
+    """Whether there may be another agent to ask."""
 
     @property
     def config(self) -> Config:
@@ -42,13 +44,11 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def token_file(self) -> Path:
-        file = self.config.server.token_file
-        return paths.expand(file) if file else self.state / "token"
+        return config.token_file(self.config, self.state)
 
     @property
     def aegis_files(self) -> list[Path]:
-        configured = self.config.discovery.aegis_file
-        return [*([paths.expand(configured)] if configured else []), paths.aegis_file()]
+        return config.aegis_files(self.config)
 
     @property
     def skills(self) -> Path:
@@ -87,7 +87,14 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
         choice=choice,
         cloud=catalog.choose_cloud(settings.config, secrets, env),
         secrets=secrets,
+        has_company=_has_company(settings.config),
     )
     private = [state, made.sessions, made.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(env)]
     check_place(workspace, [*private, *(file.parent for file in made.aegis_files)])
     return made
+
+
+def _has_company(settings: Config) -> bool:
+    """Looked at when the settings are read: a tool that comes and goes between turns would only puzzle a model."""
+    named = settings.peers or settings.discovery.mdns or any(file.exists() for file in config.aegis_files(settings))
+    return bool(named and settings.limits.hops)

@@ -5,24 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import secrets as random_secrets
 import socket
-import stat
 import time
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
 from tornado.netutil import bind_sockets
 
-from pawand import __version__, config, paths
+from pawand import __version__, config, paths, token_file
 from pawand.daemon.planning import Plan
 from pawand.errors import ConfigError, StartError
 
 log = logging.getLogger(__name__)
 
-MIN_TOKEN_CHARS = 16
 BACKLOG = 1024
 
 
@@ -68,34 +64,18 @@ def read_token(plan: Plan, *, beyond_loopback: bool) -> str | None:
     path = plan.token_file
     needed = beyond_loopback or plan.config.server.local_auth == "token"
     if needed and not path.exists():
-        _make_token(path)
+        token_file.make(path)
+        log.info("a token for callers from other machines was made: %s", path)
     if not path.exists():
         if "*" in plan.config.server.cors_origins:
             raise ConfigError(
                 f'cors_origins = ["*"] lets every web page in, so it needs a token: put one into {path} (mode 0600)'
             )
         return None
-    try:
-        mode = path.stat().st_mode
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the token file {path} cannot be read: {error}") from error
-    if len(token) < MIN_TOKEN_CHARS:
-        raise ConfigError(f"the token in {path} has {len(token)} characters; at least {MIN_TOKEN_CHARS} are needed")
-    if stat.S_IMODE(mode) & 0o077:
+    token = token_file.read(path)
+    if token_file.is_open_to_others(path):
         log.warning("the token file %s is readable by others; run: chmod 600 %s", path, path)
     return token
-
-
-def _make_token(path: Path) -> None:
-    try:
-        paths.private_dir(path.parent)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"the token file {path} cannot be made: {error.strerror}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(random_secrets.token_urlsafe(32) + "\n")
-    log.info("a token for callers from other machines was made: %s", path)
 
 
 def write_state_file(plan: Plan, url: str, started: datetime) -> None:

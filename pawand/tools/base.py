@@ -38,6 +38,8 @@ class ToolContext(Struct, kw_only=True):
     bash_timeout_secs: int
     max_result_chars: int
     redactor: Redactor
+    hops: int = 0
+    """How many agents the user's message has come through."""
     seen: dict[str, Stamp] = field(default_factory=dict)
     call: Callable[[list[ToolCall], Emit], Awaitable[list[Outcome]]] | None = None
     """Makes calls for a call, under the same permissions; None within such a call."""

@@ -116,6 +116,7 @@ class TurnManager:
             slot.log,
             written=written,
             cancel_on_disconnect=submission.cancel_on_disconnect,
+            hops=submission.hops,
         )
         if key is not None:
             self._submissions.keep(key, submission, turn)
@@ -279,7 +280,7 @@ class TurnManager:
                 with contextlib.suppress(asyncio.CancelledError):  # only Turn.stop cancels
                     if turn.take_floor():
                         async with self._places:
-                            context = self.bench.new_context(turn.session_id, slot.seen)
+                            context = self.bench.new_context(turn.session_id, slot.seen, turn.hops)
                             await turn.run(self.bench, context, slot.approvals)
                 if not turn.ended:
                     await turn.abandon(self.bench)

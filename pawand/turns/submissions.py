@@ -27,6 +27,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     message: str
     model: str | None = None
     cancel_on_disconnect: bool = False
+    hops: int = 0
+    """How many agents it has come through."""
 
 
 class _Kept(Struct, frozen=True):
@@ -74,4 +76,6 @@ class Submissions:
 
 
 def _digest(submission: Submission) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(submission)).digest()
+    """Of what its sender wrote; the way that it took is no part of that."""
+    written = msgspec.structs.replace(submission, hops=0)
+    return hashlib.sha256(msgspec.json.encode(written)).digest()

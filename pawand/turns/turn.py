@@ -49,8 +49,8 @@ class Bench(Struct, frozen=True, kw_only=True):
     store: SessionStore
     redactor: Redactor
     limits: Limits
-    new_context: Callable[[str, dict[str, Stamp]], ToolContext]
-    """From a session's id and the files that its model has seen."""
+    new_context: Callable[[str, dict[str, Stamp], int], ToolContext]
+    """From a session's id, the files that its model has seen, and the hops of the message."""
     default_model: str
     timeout_secs: float
 
@@ -67,11 +67,13 @@ class Turn:
         *,
         written: Path | None = None,
         cancel_on_disconnect: bool = False,
+        hops: int = 0,
     ) -> None:
         """`written` is the file of a message that was accepted before its time; such a one makes no session."""
         self.id = str(uuid.uuid4())
         self.session_id = session_id
         self.log = event_log
+        self.hops = hops
         self.first: int | None = None
         """Number of the turn's `start` in the log."""
         self.last: int | None = None

@@ -156,7 +156,9 @@ def _address_key(peer: str) -> str:
 
 
 def _is_local(request: Request) -> bool:
-    forwarded = any(name in FORWARDING or name.startswith(FORWARDING_PREFIX) for name in request.headers)
+    # Some programs write _ for -, and some proxies let that pass for the same.
+    names = [name.replace("_", "-").title() for name in request.headers]
+    forwarded = any(name in FORWARDING or name.startswith(FORWARDING_PREFIX) for name in names)
     return not forwarded and is_loopback(request.peer)
 
 

@@ -7,6 +7,7 @@ the answer goes out: a client that is still sending would else see a reset conne
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -197,6 +198,14 @@ class BaseHandler(RequestHandler):
         if len(keys) > 1:
             raise BadRequestError("there is more than one `Idempotency-Key`: send one")
         return keys[0] if keys else None
+
+    @property
+    def hops(self) -> int:
+        """How many agents the message came through. Raises BadRequestError."""
+        values = self.request.headers.get_list("Pawan-Hops") or ["0"]
+        if len(values) > 1 or not re.fullmatch(r"[0-9]{1,4}", values[0]):
+            raise BadRequestError("`Pawan-Hops` must be one whole number: how many agents the message came through")
+        return int(values[0])
 
     def decode_body(self, kind: type[_T]) -> _T:
         """The JSON body as `kind`; an empty body is `{}`. Raises MediaTypeError or BadRequestError."""

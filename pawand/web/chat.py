@@ -29,6 +29,7 @@ class TurnHandler(BaseHandler):
             message=body.message,
             model=body.model,
             cancel_on_disconnect=body.on_disconnect == "cancel",
+            hops=self.hops,
         )
         self.turn = self.services.turns.submit(submission, self.idempotency_key)
         self.turn.join()
@@ -116,7 +117,7 @@ class MessagesHandler(OneSessionHandler):
     async def post(self, id: str) -> None:
         body = self.decode_body(wire.SubmitRequest)
         turns, key = self.services.turns, self.idempotency_key
-        submission = Submission(session_id=id, message=body.message, model=body.model)
+        submission = Submission(session_id=id, message=body.message, model=body.model, hops=self.hops)
         turn = turns.known(submission, key)
         if turn is None:
             await self.check_exists(id)

@@ -174,6 +174,7 @@ FORWARDED = [
     "X-Real-IP",
     "Via",
     "x-FORWARDED-proto",
+    "X_Forwarded_For",
 ]
 
 
