@@ -93,7 +93,7 @@ class StreamRedactor:
 
 
 class LogFilter(logging.Filter):
-    """Redacts the finished message of every record, its traceback too."""
+    """Redacts the finished message of every record, its facts and its traceback too."""
 
     def __init__(self, redactor: Redactor) -> None:
         super().__init__()
@@ -102,6 +102,8 @@ class LogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg = self._redactor.log(record.getMessage())
         record.args = None
+        if facts := getattr(record, "facts", None):
+            record.__dict__["facts"] = {k: self._redactor.log(v) if isinstance(v, str) else v for k, v in facts.items()}
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:

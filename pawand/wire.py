@@ -5,28 +5,46 @@ Times are strings, UTC, `2026-04-14T12:00:00.123456Z`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"
+MAX_MODEL_CHARS = 256
+# What can be seen, of the characters with 16 bits.
+_SEEN = (
+    r"!-~\u00a1-\u00ac\u00ae-\u167f\u1681-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\u2fff\u3001-\ud7ff"
+    r"\uf900-\ufefe\uff00-\uffef"
+)
+MODEL_PATTERN = f"^ *[{_SEEN}][ {_SEEN}]*$"
+TURN_CODES = ("provider", "empty_answer", "cancelled", "timeout", "shutdown", "storage", "internal")
+"""Why a turn can fail."""
+
+# These say more in the schema only: what decodes requests has words of its own for what is wrong.
+SessionId = Annotated[str, Meta(extra_json_schema={"pattern": ID_PATTERN})]
+Text = Annotated[str, Meta(extra_json_schema={"pattern": r"\S"})]
+ModelName = Annotated[str, Meta(extra_json_schema={"pattern": MODEL_PATTERN, "maxLength": MAX_MODEL_CHARS})]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+TurnCode = Annotated[str, Meta(extra_json_schema={"enum": TURN_CODES})]
 
 # --- requests -------------------------------------------------------------------------------------
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
-    message: str
-    session_id: str | None = None
-    model: str | None = None
+    message: Text
+    session_id: SessionId | None = None
+    model: ModelName | None = None
     on_disconnect: Literal["continue", "cancel"] = "continue"
 
 
 class SubmitRequest(Struct, frozen=True, kw_only=True):
-    message: str
-    model: str | None = None
+    message: Text
+    model: ModelName | None = None
 
 
 class CreateSessionRequest(Struct, frozen=True, kw_only=True):
-    session_id: str | None = None
-    model: str | None = None
+    session_id: SessionId | None = None
+    model: ModelName | None = None
     title: str | None = None
 
 
@@ -66,6 +84,13 @@ class HealthDetail(Health, frozen=True, kw_only=True):
     reasons: list[str]
 
 
+class Ready(Struct, frozen=True):
+    """The answer with 200 and with 503."""
+
+    ready: bool
+    reasons: list[str]
+
+
 class Peer(Struct, frozen=True, kw_only=True):
     name: str
     agent_id: str
@@ -88,7 +113,11 @@ class Model(Struct, frozen=True, kw_only=True):
 
 
 class Models(Struct, frozen=True):
+    """`live` says whether the provider's own models are in it, and `reason` why not; only where they were asked for."""
+
     models: list[Model]
+    live: bool | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
 
 
 class SessionCreated(Struct, frozen=True):
@@ -110,8 +139,8 @@ class Cancelled(Struct, frozen=True):
 class SessionSummary(Struct, frozen=True, kw_only=True):
     id: str
     model: str
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
     message_count: int
     title: str
     active: bool
@@ -134,7 +163,7 @@ class ToolResult(Struct, frozen=True):
 class Message(Struct, frozen=True, kw_only=True):
     role: str
     content: str
-    timestamp: str
+    timestamp: Time
     tool_calls: list[ToolCall] | UnsetType = UNSET
     tool_result: ToolResult | UnsetType = UNSET
     interrupted: bool | UnsetType = UNSET
@@ -143,8 +172,8 @@ class Message(Struct, frozen=True, kw_only=True):
 class SessionDetail(Struct, frozen=True, kw_only=True):
     id: str
     model: str
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
     messages: list[Message]
     title: str
     active_turn: str | None
@@ -229,7 +258,7 @@ class PermissionRequest(Event, frozen=True, kw_only=True):
     tool: str
     summary: str
     arguments: Any
-    expires_at: str
+    expires_at: Time
 
 
 class PermissionResolved(Event, frozen=True, kw_only=True):
@@ -262,7 +291,7 @@ class Done(Event, frozen=True, kw_only=True):
 class Failed(Event, frozen=True, kw_only=True):
     event: ClassVar[str] = "error"
     message: str
-    code: str
+    code: TurnCode
     turn_id: str
     session_id: str
 

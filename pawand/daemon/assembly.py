@@ -16,6 +16,7 @@ from pawand.config import Config
 from pawand.daemon import system
 from pawand.daemon.planning import Plan
 from pawand.memory.eruka import Eruka
+from pawand.metrics import Metrics
 from pawand.peers.aegis import AegisFile
 from pawand.peers.asking import Asking
 from pawand.peers.directory import Directory
@@ -135,6 +136,7 @@ class Parts(Struct, kw_only=True):
             sandbox=self.sandbox,
         )
         services.directory = _directory(plan, services.identity.agent_id)
+        services.provider = self.outside.provider
         services.turns.bench = _bench(
             plan,
             self.store,
@@ -144,6 +146,7 @@ class Parts(Struct, kw_only=True):
             self.skills,
             self.redactor,
             services.directory,
+            services.metrics,
         )
         self.plan = plan
         await old.retire(self.outside)
@@ -168,7 +171,12 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     skills = Skills(plan.skills)
     outside = _outside(plan, sandbox, redactor)
     directory = _directory(plan, plan.agent_id)
-    bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor, directory)
+    metrics = Metrics(tool.name for tool in TOOLS)
+    bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor, directory, metrics)
+    turns = TurnManager(bench, sandbox.forget)
+    metrics.show("active_turns", "Sessions with a turn that has not ended.", lambda: turns.active_turns)
+    metrics.show("queued_turns", "Turns that wait behind another of their session.", lambda: turns.queued_turns)
+    metrics.show("followers", "Open event streams.", lambda: turns.followers)
     services = Services(
         config=plan.config,
         gate=_gate(plan, token, own_names),
@@ -179,8 +187,10 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
             cloud=plan.cloud,
             sandbox=sandbox,
         ),
-        turns=TurnManager(bench, sandbox.forget),
+        turns=turns,
         directory=directory,
+        provider=outside.provider,
+        metrics=metrics,
     )
     return Parts(
         plan=plan,
@@ -271,6 +281,7 @@ def _bench(
     skills: Skills,
     redactor: Redactor,
     directory: Directory,
+    metrics: Metrics,
 ) -> Bench:
     settings = plan.config
     tools = [*TOOLS, *([skill_tool(skills)] if skills.readable else [])]
@@ -302,6 +313,7 @@ def _bench(
         agent=Agent(_agent_settings(plan), equipment, permissions, redactor),
         provider=outside.provider,
         store=store,
+        metrics=metrics,
         redactor=redactor,
         limits=settings.limits,
         new_context=new_context,

@@ -67,6 +67,8 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
     parts = await asyncio.to_thread(assemble, plan, store, beyond_loopback=beyond_loopback)
     server = Server(make_app(parts.services), max_connections=connections, max_body_size=4 * MAX_DRAINED_BYTES)
     server.add_sockets(sockets)
+    metrics = parts.services.metrics
+    metrics.show("connections", "Open connections.", lambda: server.connections)
     publish = functools.partial(system.write_state_file, url=url, started=datetime.now(UTC))
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -76,6 +78,7 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
     published = _try_to(publish, plan)  # from here on others may send signals
     _announce(plan, url, parts)
     tasks = [asyncio.create_task(_warm(store, parts)), asyncio.create_task(_reload_when_asked(parts, publish, reload))]
+    tasks.append(asyncio.create_task(metrics.watch_loop()))
     if not published:
         tasks.append(asyncio.create_task(_publish_later(parts, publish)))
     try:
@@ -196,6 +199,7 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
         await asyncio.to_thread(store.list)
     except StorageError as error:
         log.warning("%s", error)
+        parts.services.metrics.note_failure(error)
     await parts.outside.provider.warm()
 
 

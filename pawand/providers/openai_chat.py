@@ -15,6 +15,7 @@ import httpx2
 import openai
 
 from pawand.errors import ProviderError
+from pawand.providers import listing
 from pawand.providers.answer import MAX_SAMPLE_CHARS, Answer
 from pawand.providers.base import CompletionRequest, Item
 from pawand.providers.catalog import thinking_switch
@@ -23,6 +24,7 @@ from pawand.providers.failures import failure_of
 from pawand.redact import Redactor
 
 CONNECT_TIMEOUT_SECS = 30.0
+LISTING_SECS = 5.0
 LINGER_SECS = 5.0  # how long the usage chunk and [DONE] may follow the finish reason
 _HINTS = {
     401: "the API key was refused",
@@ -85,6 +87,24 @@ class OpenAIChat:
                 raise classify(error, self._url, self._redactor) from error
         for item in answer.finish():
             yield item
+
+    async def models(self) -> list[str]:
+        """The names of the models that the server says it has. Raises ProviderError."""
+        try:
+            async with asyncio.timeout(LISTING_SECS):
+                async with self._client.models.with_streaming_response.list(extra_headers=self._headers) as response:
+                    body = bytearray()
+                    async for chunk in response.iter_bytes():
+                        body += chunk
+                        if len(body) > listing.MAX_BYTES:
+                            raise ProviderError(f"the list of models of {self._url} is longer than can be read")
+            return await asyncio.to_thread(listing.read, body, self._redactor)
+        except TimeoutError as error:
+            raise ProviderError(f"{self._url} did not say within {LISTING_SECS:g} s which models it has") from error
+        except ValueError as error:
+            raise ProviderError(f"{self._url} answered with no list of models: {error}") from error
+        except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise classify(error, self._url, self._redactor) from error
 
     async def _events(self, request: CompletionRequest, answer: Answer) -> AsyncGenerator[bytes, None]:
         """The data of each server-sent event; the whole body where the server answered plain JSON."""

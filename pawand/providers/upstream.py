@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pawand.errors import ProviderError
 from pawand.providers import local
 from pawand.providers.base import CompletionRequest, Item
 from pawand.providers.catalog import LOCAL_MODEL, Choice
+from pawand.providers.listing import Listing
 from pawand.redact import Redactor
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Upstream:
         self._opening = asyncio.Lock()
         self._client: OpenAIChat | None = None
         self._server: local.LocalServer | None = None
-        self._streams = 0
+        self._users = 0
         self._retired = False
+        self._listing = Listing(self._list_models)
 
     @property
     def fault(self) -> str | None:
@@ -65,15 +67,28 @@ class Upstream:
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
         if self.fault is not None:
             raise ProviderError(self.fault)
-        self._streams += 1
+        async with self._in_use() as client, aclosing(client.stream(request)) as items:
+            async for item in items:
+                yield item
+
+    async def models(self) -> list[str]:
+        if self.fault is not None:
+            raise ProviderError(self.fault)
+        return [] if self._choice.name == "local" else await self._listing.names()
+
+    async def _list_models(self) -> list[str]:
+        async with self._in_use() as client:
+            return await client.models()
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[OpenAIChat]:
+        """The client, which is not closed before the end of the block."""
+        self._users += 1
         try:
-            client = await self._open()
-            async with aclosing(client.stream(request)) as items:
-                async for item in items:
-                    yield item
+            yield await self._open()
         finally:
-            self._streams -= 1
-            if self._retired and self._streams == 0:
+            self._users -= 1
+            if self._retired and self._users == 0:
                 await self.aclose()
 
     def fits(self, choice: Choice, config: Config) -> bool:
@@ -83,7 +98,7 @@ class Upstream:
     async def retire(self) -> None:
         """Close when no answer is under way any more; a turn that still asks opens it for that once more."""
         self._retired = True
-        if self._streams == 0:
+        if self._users == 0:
             await self.aclose()
 
     async def aclose(self) -> None:

@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Struct, field
 
 from pawand.errors import BadRequestError
-from pawand.wire import ToolCall, ToolResult
+from pawand.wire import ID_PATTERN, ToolCall, ToolResult
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_ID = re.compile(ID_PATTERN)
 _TITLE_CHARS = 60
 
 

@@ -36,6 +36,10 @@ class EventLog:
         return self._first + len(self._frames) - 1
 
     @property
+    def followers(self) -> int:
+        return len(self._cursors)
+
+    @property
     def followed(self) -> bool:
         return bool(self._cursors)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 
 from msgspec import Struct
@@ -27,7 +28,7 @@ from pawand.turns.submissions import KEPT_SECS, Submission, Submissions
 from pawand.turns.turn import Bench, Turn
 
 BUSY_RETRY_SECS = 5
-MAX_MODEL_CHARS = 256
+_MODEL = re.compile(wire.MODEL_PATTERN)
 
 
 class _Slot:
@@ -86,6 +87,16 @@ class TurnManager:
     def active_turns(self) -> int:
         """Sessions with a turn that has not ended; those that wait behind it do not count."""
         return sum(1 for slot in self._slots.values() if slot.turns)
+
+    @property
+    def queued_turns(self) -> int:
+        """Those that wait behind another of their session."""
+        return sum(max(0, len(slot.turns) - 1) for slot in self._slots.values())
+
+    @property
+    def followers(self) -> int:
+        """Open event streams."""
+        return sum(slot.log.followers for slot in self._slots.values())
 
     def active_turn(self, session_id: str) -> str | None:
         slot = self._slots.get(session_id)
@@ -236,9 +247,9 @@ class TurnManager:
     def _checked_model(self, model: str | None) -> str | None:
         if model is None:
             return None
-        if not model.strip() or len(model) > MAX_MODEL_CHARS or not model.isprintable():
+        if len(model) > wire.MAX_MODEL_CHARS or not _MODEL.fullmatch(model):
             raise BadRequestError(
-                f"`model` must be the name of a model, of at most {MAX_MODEL_CHARS} characters: "
+                f"`model` must be the name of a model, of at most {wire.MAX_MODEL_CHARS} characters: "
                 "leave it out to use the configured one"
             )
         refusal = self.bench.provider.accepts_model(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 import uuid
@@ -27,6 +28,7 @@ from pawand.errors import (
     TurnError,
     TurnTimeoutError,
 )
+from pawand.metrics import Metrics
 from pawand.providers.base import Provider
 from pawand.redact import Redactor
 from pawand.sessions.journal import Journal
@@ -35,10 +37,9 @@ from pawand.sessions.store import SessionStore
 from pawand.tools.base import ToolContext
 from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
+from pawand.turns.report import report
 
 log = logging.getLogger(__name__)
-
-_CODES = frozenset({"provider", "empty_answer", "cancelled", "timeout", "shutdown", "storage", "internal"})
 
 
 class Bench(Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class Bench(Struct, frozen=True, kw_only=True):
     agent: Agent
     provider: Provider
     store: SessionStore
+    metrics: Metrics
     redactor: Redactor
     limits: Limits
     new_context: Callable[[str, dict[str, Stamp], int], ToolContext]
@@ -140,7 +142,7 @@ class Turn:
                 session = await self._begin(bench)
                 finished = await self._work(bench, session, context, approvals)
                 await self._settle(bench, session)
-            self._succeed(finished)
+            self._succeed(bench, finished)
             bench.agent.remember(session, finished.content)
         except TimeoutError:
             error = TurnTimeoutError(f"the turn took more than {bench.timeout_secs:g} s (turn_timeout_secs)")
@@ -199,11 +201,12 @@ class Turn:
             # A cancelled turn waits for its save: two saves of a session must never overlap.
             await uninterrupted(asyncio.to_thread(bench.store.save, session))
 
-        finished = await bench.agent.run(session, session.model, context, approvals, self._emit, save)
+        emit = functools.partial(self._emit, bench.metrics)
+        finished = await bench.agent.run(session, session.model, context, approvals, emit, save)
         session.set_model(finished.model)
         return finished
 
-    def _emit(self, item: Item) -> None:
+    def _emit(self, metrics: Metrics, item: Item) -> None:
         """Pass on what the agent says, kept before it is shown; what cannot be kept ends the turn and is not shown."""
         if self._journal is None or isinstance(self._stop_reason, StorageError):
             return
@@ -214,6 +217,7 @@ class Turn:
             if self._first_token is None and isinstance(item, wire.Token | wire.Thinking):
                 self._first_token = time.monotonic()
             self.log.append(item, self._journal.write)
+            metrics.observe(item)
         except StorageError as error:
             self._stop_reason = error
             assert self._task is not None
@@ -229,7 +233,7 @@ class Turn:
         self.first = self.log.append(start)
         self.began.set()
 
-    def _succeed(self, finished: Finished) -> None:
+    def _succeed(self, bench: Bench, finished: Finished) -> None:
         self.outcome = wire.Done(
             session_id=self.session_id,
             content=finished.content,
@@ -241,17 +245,7 @@ class Turn:
             model=finished.model,
         )
         self.last = self.log.append(self.outcome)
-        log.info(
-            "turn done session=%s turn=%s model=%s iterations=%d tool_calls=%d tokens=%d first_token=%.3fs total=%.3fs",
-            self.session_id,
-            self.id,
-            finished.model,
-            finished.iterations,
-            finished.tool_calls,
-            finished.usage.total_tokens,
-            (self._first_token or time.monotonic()) - self._created,
-            time.monotonic() - self._created,
-        )
+        self._report(bench, self.outcome, finished.model)
 
     async def _fail(self, bench: Bench, error: PawandError) -> None:
         """Save what there is, and say why there is no more."""
@@ -264,26 +258,22 @@ class Turn:
                 await asyncio.to_thread(self._forget_file)
         except PawandError as failure:
             log.warning("session %s: %s", self.session_id, failure)
+            bench.metrics.note_failure(failure)
         except Exception:  # the error that is reported is the first one
             log.exception("session %s could not be saved", self.session_id)
         self._append_failure(bench, error, self._session.model if self._session else bench.default_model)
 
     def _append_failure(self, bench: Bench, error: PawandError, model: str) -> None:
         self.error = error
+        bench.metrics.note_failure(error)
         if self.first is None:
             self._start(model)
-        code = error.code if error.code in _CODES else "storage"  # a damaged file, say
+        code = error.code if error.code in wire.TURN_CODES else "storage"  # a damaged file, say
         message = bench.redactor.text(error.message)
         self.outcome = wire.Failed(message=message, code=code, turn_id=self.id, session_id=self.session_id)
         self.last = self.log.append(self.outcome)
-        level = logging.INFO if code in ("cancelled", "shutdown") else logging.WARNING
-        log.log(
-            level,
-            "turn failed session=%s turn=%s model=%s code=%s total=%.3fs: %s",
-            self.session_id,
-            self.id,
-            model,
-            code,
-            time.monotonic() - self._created,
-            error.message,
-        )
+        self._report(bench, self.outcome, model)
+
+    def _report(self, bench: Bench, outcome: wire.Done | wire.Failed, model: str) -> None:
+        first_token_secs = None if self._first_token is None else self._first_token - self._created
+        report(bench.metrics, outcome, model, time.monotonic() - self._created, first_token_secs)

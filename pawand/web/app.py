@@ -6,7 +6,7 @@ from tornado.web import Application
 
 from pawand.web.base import BaseHandler, UnknownRouteHandler, log_access
 from pawand.web.chat import ChatHandler, ChatStreamHandler, MessagesHandler
-from pawand.web.info import AgentsHandler, HealthHandler, ModelsHandler
+from pawand.web.info import AgentsHandler, HealthHandler, MetricsHandler, ModelsHandler, OpenApiHandler, ReadyHandler
 from pawand.web.services import Services
 from pawand.web.sessions import (
     CancelHandler,
@@ -20,6 +20,9 @@ from pawand.web.sessions import (
 PREFIXES = ("", "/api")
 ROUTES: list[tuple[str, type[BaseHandler]]] = [
     (r"/health", HealthHandler),
+    (r"/ready", ReadyHandler),
+    (r"/metrics", MetricsHandler),
+    (r"/openapi.json", OpenApiHandler),
     (r"/agents", AgentsHandler),
     (r"/models", ModelsHandler),
     (r"/chat", ChatHandler),

@@ -254,6 +254,7 @@ class BaseHandler(RequestHandler):
         self.reply(_explain(status_code, error))
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        self.services.metrics.note_failure(value)
         if isinstance(value, StorageError):
             log.warning("%s %s: %s", self.request.method, self.request.path, value)
         elif not isinstance(value, PawandError | HTTPError):
@@ -287,4 +288,10 @@ def log_access(handler: RequestHandler) -> None:
     status = handler.get_status()
     level = logging.DEBUG if status < 500 else logging.INFO
     request = handler.request
-    log.log(level, "%s %s %d %.1fms", request.method, request.path, status, 1000 * request.request_time())
+    facts = {
+        "method": request.method,
+        "path": request.path,
+        "status": status,
+        "duration_ms": round(1000 * request.request_time(), 1),
+    }
+    log.log(level, "%(method)s %(path)s %(status)d %(duration_ms).1fms", facts, extra={"facts": facts})

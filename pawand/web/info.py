@@ -1,4 +1,4 @@
-"""`/health`, `/agents` and `/models`: what this daemon is."""
+"""`/health`, `/ready`, `/metrics`, `/agents`, `/models` and `/openapi.json`: what this daemon is and how it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import msgspec
 from msgspec import UNSET
 
 from pawand import __version__, wire
+from pawand.errors import BadRequestError, ProviderError
+from pawand.metrics import CONTENT_TYPE
+from pawand.web import openapi
 from pawand.web.base import BaseHandler
+from pawand.web.services import Services
 
 STORE_SECS = 2.0  # a disk that hangs must not hang the health check
 
@@ -20,7 +24,7 @@ class HealthHandler(BaseHandler):
 
     async def get(self) -> None:
         me = self.services.identity
-        faults = await self._faults()
+        faults = await _faults(self.services)
         health = wire.Health(
             status="degraded" if faults else "ok",
             version=__version__,
@@ -38,22 +42,6 @@ class HealthHandler(BaseHandler):
             )
         self.reply(health)
 
-    async def _faults(self) -> list[str]:
-        """What keeps the daemon from its work."""
-        me = self.services.identity
-        found = [None if me.has_cloud else me.choice.fault, await self._store_fault()]
-        if not me.sandbox.usable:
-            found.append(f"[sandbox] mode is require, but {me.sandbox.status.reason}")
-        return [fault for fault in found if fault]
-
-    async def _store_fault(self) -> str | None:
-        store = self.services.turns.store
-        try:
-            async with asyncio.timeout(STORE_SECS):
-                return await asyncio.to_thread(store.fault)
-        except TimeoutError:
-            return f"the session store {store.folder} does not answer"
-
     def _notes(self) -> list[str]:
         """What the user should know although all works."""
         me = self.services.identity
@@ -67,6 +55,26 @@ class HealthHandler(BaseHandler):
         if me.sandbox.usable and me.sandbox.status.reason:
             notes.append(f"commands run without a sandbox: {me.sandbox.status.reason}")
         return notes
+
+
+class ReadyHandler(BaseHandler):
+    """Whether a message that comes now is answered; `/health` says whether the process is alive."""
+
+    verbs = ("GET",)
+
+    async def get(self) -> None:
+        stopping = ["pawand is shutting down"] if self.services.turns.stopping else []
+        reasons = stopping + await _faults(self.services)
+        self.set_status(503 if reasons else 200)
+        self.reply(wire.Ready(not reasons, reasons))
+
+
+class MetricsHandler(BaseHandler):
+    verbs = ("GET",)
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.finish(await self.services.metrics.exposition())
 
 
 class AgentsHandler(BaseHandler):
@@ -83,11 +91,51 @@ class AgentsHandler(BaseHandler):
 class ModelsHandler(BaseHandler):
     verbs = ("GET",)
 
-    def get(self) -> None:
+    async def get(self) -> None:
+        live = self.get_query_argument("live", None)
+        if live not in (None, "1"):
+            raise BadRequestError(f"`live` must be 1, not {live!r}; leave it out for the configured models")
+        rows = self._configured()
+        self.reply(wire.Models(rows) if live is None else await self._with_live(rows))
+
+    def _configured(self) -> list[wire.Model]:
         config, me = self.services.config, self.services.identity
         names = dict.fromkeys([me.choice.model, *config.fallback_models])
         rows = [wire.Model(name=name, provider=me.choice.label, is_default=name == me.choice.model) for name in names]
         if config.cloud is not None and me.cloud is not None:
             names = dict.fromkeys([me.cloud.model, *config.cloud.fallback_models])
             rows += [wire.Model(name=name, provider=me.cloud.label, is_default=False) for name in names]
-        self.reply(wire.Models(rows))
+        return rows
+
+    async def _with_live(self, rows: list[wire.Model]) -> wire.Models:
+        """The provider's own models too, which are those that a request may name."""
+        label = self.services.identity.choice.label
+        try:
+            names = await self.services.provider.models()
+        except ProviderError as error:
+            return wire.Models(rows, live=False, reason=error.message)
+        known = {row.name for row in rows if row.provider == label}
+        more = [wire.Model(name=name, provider=label, is_default=False) for name in names if name not in known]
+        return wire.Models(rows + more, live=True)
+
+
+class OpenApiHandler(BaseHandler):
+    verbs = ("GET",)
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(await asyncio.to_thread(openapi.document))
+
+
+async def _faults(services: Services) -> list[str]:
+    """What keeps the daemon from its work."""
+    me, store = services.identity, services.turns.store
+    found = [None if me.has_cloud else me.choice.fault]
+    try:
+        async with asyncio.timeout(STORE_SECS):
+            found.append(await asyncio.to_thread(store.fault))
+    except TimeoutError:
+        found.append(f"the session store {store.folder} does not answer")
+    if not me.sandbox.usable:
+        found.append(f"[sandbox] mode is require, but {me.sandbox.status.reason}")
+    return [fault for fault in found if fault]

@@ -94,6 +94,11 @@ class Server(HTTPServer):
         self._listeners.clear()
         super().stop()
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._waiting) + len(self._busy)
+
     async def all_answered(self) -> None:
         """Until no answer is under way."""
         while self._busy:
@@ -141,12 +146,12 @@ class Server(HTTPServer):
                 error.strerror,
                 name,
                 counts["failures"],
-                len(self._waiting) + len(self._busy),
+                self.connections,
                 PAUSE_SECS,
             )
 
     def _admit(self, connection: socket.socket, address: Any) -> None:
-        if len(self._waiting) + len(self._busy) >= self._max_connections:
+        if self.connections >= self._max_connections:
             if not self._waiting:
                 self._hold(connection, address)
                 return

@@ -5,7 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from pawand.config import Config
+from pawand.metrics import Metrics
 from pawand.peers.directory import Directory
+from pawand.providers.base import Provider
 from pawand.providers.catalog import Choice
 from pawand.tools.sandbox import Sandbox
 from pawand.turns.manager import TurnManager
@@ -35,3 +37,5 @@ class Services(Struct, kw_only=True):
     identity: Identity
     turns: TurnManager
     directory: Directory
+    provider: Provider
+    metrics: Metrics

@@ -83,6 +83,11 @@ def refusal(status: int, message: str = "no", **headers: str) -> Reply:
     return Reply([body], status=status, content_type="application/json", headers=headers)
 
 
+def listing(*parts: bytes | float, status: int = 200) -> Reply:
+    """The answer of `/models`."""
+    return Reply(parts, status=status, content_type="application/json")
+
+
 Conversation = Generator[Reply, list[Any], None]
 """Yields what the model says; is sent the results of the tools that it called."""
 
@@ -132,6 +137,9 @@ class OpenAIServer:
         self.script: Script = script
         self.requests: list[Body] = []
         self.headers: list[dict[str, str]] = []
+        self.models = listing(b'{"object": "list", "data": [{"id": "test-model"}]}')
+        self.listings = 0
+        """How often it was asked which models it has."""
         self.hung_up = threading.Event()
         """Set when a client closes its connection before the end of an answer."""
         self._next = 0
@@ -173,6 +181,11 @@ class OpenAIServer:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 headers = _parse_headers(head)
+                if head.startswith(b"GET "):
+                    self.listings += 1
+                    if not await self._answer(self.models, writer, reader):
+                        break
+                    continue
                 body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))))
                 self.headers.append(headers)
                 self.requests.append(body)

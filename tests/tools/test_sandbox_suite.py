@@ -281,5 +281,6 @@ def test_where_a_sandbox_is_required_and_missing_health_is_degraded_and_nothing_
         health = pawand.call("GET", "/health")[1]
         assert (health["status"], health["sandbox"]) == ("degraded", "unavailable")
         assert any("mode is require" in reason for reason in health["reasons"])
+        assert pawand.call("GET", "/ready") == (503, {"ready": False, "reasons": health["reasons"]})
         assert "mode is require" in tried(pawand, upstream, "touch made")
     assert not (tmp_path / "w" / "made").exists()
