@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pawand import paths
+from pawand import paths, procfs
 from pawand.errors import ConfigError, PawandError
 
 CONNECT_SECS = 5.0
 ANSWER_SECS = 10.0
 STREAM_SECS = 60.0  # the daemon sends a comment every 15 s
+_STATE_KEYS = {"pid", "start_ticks", "url", "version", "token_file", "workspace", "options", "drain_secs", "systemd"}
 
 
 class NotRunningError(PawandError):
@@ -55,10 +55,7 @@ class Client:
 
     def get(self, path: str, *keys: str) -> dict[str, Any]:
         """The JSON object at `path`, which has at least `keys`."""
-        found = self._call("GET", path)
-        if not isinstance(found, dict) or not found.keys() >= set(keys):
-            raise _strange(self.url)
-        return found
+        return self._object(self._call("GET", path), keys)
 
     def get_list(self, path: str, *keys: str) -> list[dict[str, Any]]:
         """The JSON list at `path`, of objects that have at least `keys`."""
@@ -70,8 +67,9 @@ class Client:
             raise _strange(self.url)
         return value
 
-    def post(self, path: str, body: dict[str, Any]) -> None:
-        self._call("POST", path, body)
+    def post(self, path: str, body: dict[str, Any], *keys: str) -> dict[str, Any]:
+        """The JSON object that answers, which has at least `keys`."""
+        return self._object(self._call("POST", path, body), keys)
 
     def delete(self, path: str) -> None:
         self._call("DELETE", path)
@@ -96,6 +94,11 @@ class Client:
                     id = value
                 elif name == "data":
                     data.append(value)
+
+    def _object(self, found: Any, keys: Sequence[str]) -> dict[str, Any]:
+        if not isinstance(found, dict) or not found.keys() >= set(keys):
+            raise _strange(self.url)
+        return found
 
     def _event_data(self, text: str) -> dict[str, Any]:
         try:
@@ -164,12 +167,10 @@ def url_of(host: str, port: int) -> str:
 
 
 def read_state_file(state: Path) -> dict[str, Any] | None:
-    """Who says that it runs here; None where nobody does, or its process is gone."""
+    """Who says that it runs here; None where nobody does, or its process is gone (another may have its pid)."""
     try:
-        found = json.loads(paths.state_file(state).read_bytes())
-        os.kill(int(found["pid"]), 0)
-    except PermissionError:
-        return dict(found)
+        found = dict(json.loads(paths.state_file(state).read_bytes()))
+        same = found.keys() >= _STATE_KEYS and procfs.start_ticks(int(found["pid"])) == found["start_ticks"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return dict(found)
+    return found if same else None

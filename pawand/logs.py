@@ -1,11 +1,21 @@
-"""How log lines look: text for people, one JSON object a line for programs."""
+"""How log lines look (text for people, one JSON object a line for programs), and the file that they may go to."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from pawand import paths
+from pawand.errors import ConfigError
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+KEPT_FILES = 5
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,9 +34,49 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def set_up(level: str, style: str) -> None:
-    """Log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+class LogFile(RotatingFileHandler):
+    """A file of its owner's, with KEPT_FILES older ones beside it.
+
+    Where the standard streams lead to the file already, they go along to each new one: a traceback of the
+    interpreter, or a line of a child, belongs with the rest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._streams: list[int] = []
+        super().__init__(path, maxBytes=MAX_FILE_BYTES, backupCount=KEPT_FILES, encoding="utf-8", errors="replace")
+        own = os.stat(path)
+        self._streams = [number for number in (1, 2) if _leads_to(number, own)]
+
+    def _open(self) -> TextIOWrapper:
+        stream = open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=_private)  # noqa: SIM115
+        for number in self._streams:
+            os.dup2(stream.fileno(), number)
+        return stream
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _leads_to(descriptor: int, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file)
+    except OSError:  # closed
+        return False
+
+
+def open_file(path: Path) -> LogFile:
+    """Made with its folder where it is missing. Raises ConfigError."""
+    try:
+        paths.private_dir(path.parent)
+        return LogFile(path)
+    except OSError as error:
+        raise ConfigError(f"the log file {path} cannot be written: {error.strerror}") from error
+
+
+def set_up(level: str, style: str, file: Path | None = None) -> None:
+    """Log to `file`, else to standard error. Raises ConfigError for a file that cannot be written."""
+    handler = open_file(file) if file is not None else logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
     handler.setFormatter(JsonFormatter() if style == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -35,8 +35,13 @@ def aegis_file(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def state_file(state: Path) -> Path:
-    """Who runs here: `{pid, url, version, started_at, token_file}`, from when the port answers until the end."""
+    """Who runs here (docs/operations.md, "The state folder"), from when the port answers until the end."""
     return state / "run" / "pawand.json"
+
+
+def log_file(state: Path) -> Path:
+    """Where a daemon that `pawand start` has started logs."""
+    return state / "logs" / "pawand.log"
 
 
 def expand(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 
 from pawand.cli.common import Context, printable
+from pawand.cli.interrupts import Interrupts
 from pawand.cli.peers import client_for
 from pawand.client import Client, NotRunningError, RefusedError
 from pawand.errors import PawandError
@@ -35,23 +36,30 @@ def command(
     """Send MESSAGE to the agent and show its answer as it comes.
 
     The answer goes to standard output, tool calls and the session's id to standard error. Where a tool needs your
-    approval, you are asked in the terminal.
+    approval, you are asked in the terminal. Ctrl-C cancels the turn; a second one leaves it running.
     """
     client = client_for(context, peer) if peer else context.client()
     body = {"message": message, "session_id": session, "model": model}
     events = client.stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
-    terminal = _Terminal(client)
+    terminal = _Terminal(client, session or "")
     show = _print_json if as_json else terminal.show
     terminal_event: tuple[str, dict[str, Any]] | None = None
     try:
-        for event, id, data in events:
-            show(event, id, data)
-            if event in ("done", "error"):
-                terminal_event = event, data
+        with terminal.interrupts:
+            for event, id, data in events:
+                if event == "start":
+                    terminal.begun(data["session_id"])
+                show(event, id, data)
+                if event in ("done", "error"):
+                    terminal_event = event, data
     except (KeyboardInterrupt, click.Abort, NotRunningError):
-        if not as_json and terminal_event is None:
+        if terminal_event is None:
             terminal.say_how_to_come_back()
         raise
+    if terminal.interrupts.count:
+        if terminal_event is None:
+            terminal.say_how_to_come_back()
+        raise click.Abort
     if terminal_event is None:
         raise TurnFailedError("the connection ended before the turn did")
     name, data = terminal_event
@@ -69,15 +77,18 @@ def _print_json(event: str, id: str, data: dict[str, Any]) -> None:
 class _Terminal:
     """Tokens as they come; a line for each tool call; a question for each approval."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, session: str) -> None:
+        self.interrupts = Interrupts(client, self._note)
         self._client = client
-        self._session = ""
+        self._session = session
         self._in_line = False
+
+    def begun(self, session: str) -> None:
+        self._session = session
+        self.interrupts.begun(session)
 
     def show(self, event: str, id: str, data: dict[str, Any]) -> None:
         match event:
-            case "start":
-                self._session = data["session_id"]
             case "token":
                 self._write(data["content"])
             case "tool_start":
@@ -102,9 +113,12 @@ class _Terminal:
 
     def say_how_to_come_back(self) -> None:
         if self._session:
-            path = f"{self._client.url}/sessions/{self._session}"
-            self._note(f"the turn goes on in session {self._session}: follow it with GET {path}/events,")
-            self._note(f"end it with POST {path}/cancel, go on with --session {self._session}")
+            path = f"{self._client.url}/sessions/{self._session}/events"
+            unless = "unless it was cancelled in time, " if self.interrupts.count else ""
+            self._note(f"{unless}the turn goes on in session {self._session}: follow it with GET {path},")
+            self._note(f"end it with `pawand cancel {self._session}`, go on with --session {self._session}")
+        elif self.interrupts.count:
+            self._note("if the message has arrived, its turn goes on; `pawand sessions list` shows it")
 
     def _ask(self, request: dict[str, Any]) -> None:
         """Show the whole call and take an answer. The first one counts, whichever client it comes from."""
@@ -119,7 +133,14 @@ class _Terminal:
         termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question does not answer it
         question = "  Allow it? [y]es, [a]lways in this session, [n]o"
         choices = click.Choice([*_ANSWERS, "yes", "always", "no"], case_sensitive=False)
-        answer = click.prompt(question, type=choices, show_choices=False, err=True)
+        try:
+            with self.interrupts.question():
+                answer = click.prompt(question, type=choices, show_choices=False, err=True)
+        except (KeyboardInterrupt, click.Abort):
+            if self.interrupts.count == 1:  # the turn is being cancelled, and the question with it
+                self._in_line = True
+                return
+            raise
         try:
             self._client.post(path, {"decision": _ANSWERS[answer[0]]})
         except RefusedError as error:

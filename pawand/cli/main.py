@@ -15,8 +15,14 @@ from pawand.errors import PawandError
 
 COMMANDS = {
     "serve": "serve",
+    "start": "start",
+    "stop": "stop",
+    "restart": "restart",
+    "logs": "logs",
     "status": "status",
+    "doctor": "doctor",
     "chat": "chat",
+    "cancel": "cancel",
     "sessions": "sessions",
     "models": "models",
     "agents": "agents",
@@ -50,7 +56,7 @@ class _Commands(click.Group):
 def pawand(ctx: click.Context, url: str | None) -> None:
     """The Pawan coding agent on HTTP.
 
-    Start it in a project with `pawand serve`, then talk to it from another shell:
+    Start it in a project with `pawand start`, then talk to it:
 
     \b
       pawand chat "What does this project do?"
@@ -84,3 +90,7 @@ def main() -> None:
         click.echo(f"pawand: {error.message}", err=True)
         sys.exit(EXIT_CODES.get(error.code, 1))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":  # `pawand start` runs it so: `python -P -m` takes no module from the folder it is in
+    main()

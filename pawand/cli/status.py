@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pawand import paths
+from pawand.cli import process
 from pawand.cli.common import Context, as_json, print_json
 from pawand.client import NotRunningError, read_state_file
 
@@ -25,8 +26,11 @@ def command(context: Context, as_json: bool) -> None:
     """
     client = context.client()
     known = read_state_file(paths.state_dir()) or {}
-    pid = known.get("pid") if known.get("url") == client.url else None
-    status: dict[str, Any] = {"running": False, "pid": pid, "url": client.url}
+    known = known if known.get("url") == client.url else {}
+    status: dict[str, Any] = {"running": False, "pid": known.get("pid"), "url": client.url}
+    if known:
+        log, unit = process.log_file(known), known["systemd"]
+        status |= {"workspace": known["workspace"], "log_file": str(log) if log else None, "unit": unit}
     try:
         status |= {"running": True, **client.get("/health", "status", "version", "agent_id", "uptime_secs")}
     except NotRunningError as error:
@@ -41,16 +45,23 @@ def command(context: Context, as_json: bool) -> None:
         sys.exit(NOT_RUNNING)
 
 
+def _unit(unit: dict[str, Any] | None) -> str | None:
+    return f"{unit['name']} of systemd{' --user' if unit['user'] else ''}" if unit else None
+
+
 def _print(status: dict[str, Any]) -> None:
     click.echo(f"running: {status['agent_id']} at {status['url']}, pawand {status['version']}")
     rows = {
         "status": status["status"],
         "pid": status["pid"],
+        "unit": _unit(status.get("unit")),
         "up": timedelta(seconds=status["uptime_secs"]),
         "provider": status.get("provider"),
         "model": status.get("model"),
         "sandbox": status.get("sandbox"),
         "turns": status.get("active_turns"),
+        "workspace": status.get("workspace"),
+        "log": status.get("log_file"),
     }
     for name, value in rows.items():
         if value is not None:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -21,10 +22,14 @@ KEY_VARIABLES = [*catalog.KEY_VARIABLES, ERUKA_KEY]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """`flags`, `workspace` and `env` are what it was made from, so that it can be made again."""
+    """`flags`, `workspace` and `env` are what it was made from, so that it can be made again.
+
+    `options` are those of the command line, by their names: `pawand restart` takes them over.
+    """
 
     flags: Mapping[str, Any]
     env: Mapping[str, str]
+    options: Mapping[str, Any]
     settings: Settings
     workspace: Path
     state: Path
@@ -67,20 +72,33 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def again(self) -> Plan:
         """Read everything anew, the environment as it was at the start. Raises ConfigError."""
-        return plan(self.flags, self.workspace, self.env)
+        return plan(self.flags, self.workspace, self.env, self.options)
 
 
-def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.environ) -> Plan:
-    """Read and check all settings. Raises ConfigError."""
+def plan(
+    flags: Mapping[str, Any],
+    workspace: Path,
+    env: Mapping[str, str] = os.environ,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:
+    """Read and check all settings, and the workspace. Raises ConfigError."""
+    made = draft(flags, workspace, env, options)
+    check_workspace(made)
+    return made
+
+
+def draft(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str], options: Mapping[str, Any]) -> Plan:
+    """Read and check all settings, in whatever folder that is. Raises ConfigError."""
     state = paths.state_dir(env)
     workspace = paths.expand(workspace).absolute()
     settings = config.load(workspace, flags, env)
     secrets = config.load_secrets(KEY_VARIABLES, env, settings.warnings)
     trusted = settings.sources.get("model") != settings.stranger
     choice = catalog.choose(settings.config, secrets, env, model_trusted=trusted)
-    made = Plan(
+    return Plan(
         flags=flags,
         env=dict(env),
+        options=options,
         settings=settings,
         workspace=workspace,
         state=state,
@@ -89,9 +107,12 @@ def plan(flags: Mapping[str, Any], workspace: Path, env: Mapping[str, str] = os.
         secrets=secrets,
         has_company=_has_company(settings.config),
     )
-    private = [state, made.sessions, made.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(env)]
-    check_place(workspace, [*private, *(file.parent for file in made.aegis_files)])
-    return made
+
+
+def check_workspace(plan: Plan) -> None:
+    """Raises ConfigError for a folder that the agent may not work in."""
+    own = [plan.state, plan.sessions, plan.token_file, paths.SYSTEM_CONFIG.parent, paths.user_config_dir(plan.env)]
+    check_place(plan.workspace, [*own, *(file.parent for file in plan.aegis_files)])
 
 
 def _has_company(settings: Config) -> bool:

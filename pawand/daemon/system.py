@@ -9,11 +9,12 @@ import socket
 import time
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 from tornado.netutil import bind_sockets
 
-from pawand import __version__, config, paths, token_file
+from pawand import __version__, config, paths, procfs, token_file
 from pawand.daemon.planning import Plan
 from pawand.errors import ConfigError, StartError
 
@@ -44,8 +45,10 @@ def bind(server: config.Server) -> list[socket.socket]:
 
 def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartError:
     if error.errno == errno.EADDRINUSE:
+        owner = procfs.listener(port)
+        named = f" ({owner.name}, pid {owner.pid})" if owner else ""
         return StartError(
-            f"port {port} on {host} is in use by another program: stop it, or choose another with --port "
+            f"port {port} on {host} is in use by another program{named}: stop it, or choose another with --port "
             "(`pawand status` tells whether it is pawand)"
         )
     if error.errno == errno.EACCES:
@@ -81,18 +84,35 @@ def read_token(plan: Plan, *, beyond_loopback: bool) -> str | None:
 def write_state_file(plan: Plan, url: str, started: datetime) -> None:
     path = paths.state_file(plan.state)
     paths.private_dir(path.parent)
+    unit = _unit()
     state = {
         "pid": os.getpid(),
+        "start_ticks": procfs.start_ticks(os.getpid()),
         "url": url,
         "version": __version__,
         "started_at": started.isoformat(timespec="seconds"),
         "token_file": str(plan.token_file),
+        "workspace": str(plan.workspace),
+        "options": plan.options,
+        "drain_secs": plan.config.server.drain_secs,
+        "systemd": unit._asdict() if unit else None,
     }
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.encode(state))
     temporary.rename(path)
+
+
+def _unit() -> procfs.Unit | None:
+    """The unit of systemd whose main process we are (systemd.exec(5)); None where we were started otherwise."""
+    if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+        return None
+    try:
+        named = procfs.unit_of(Path("/proc/self/cgroup").read_text())
+    except OSError:
+        named = None
+    return named or procfs.Unit("pawand.service", user="MANAGERPID" in os.environ)  # a container shows no name
 
 
 def notify_reloading() -> None:

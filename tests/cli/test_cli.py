@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import termios
 import threading
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -47,7 +49,19 @@ def test_version_and_help_teach(tmp_path: Path) -> None:
     assert run(tmp_path, "version").stdout == f"pawand {__version__}\n"
     shown = run(tmp_path, "--help")
     assert shown.returncode == 0
-    for word in ("serve", "status", "chat", "sessions", "models", "agents", "Exit codes"):
+    for word in (
+        "serve",
+        "status",
+        "chat",
+        "sessions",
+        "models",
+        "agents",
+        "start",
+        "stop",
+        "logs",
+        "doctor",
+        "Exit codes",
+    ):
         assert word in shown.stdout
     for command in (["serve"], ["status"], ["chat"], ["sessions"], ["sessions", "list"], ["models"], ["agents"]):
         answer = run(tmp_path, *command, "--help")
@@ -144,7 +158,7 @@ def test_status_of_nothing_exits_3(tmp_path: Path) -> None:
 
 
 def test_other_commands_without_a_daemon_exit_3(tmp_path: Path) -> None:
-    for command in (["chat", "hi"], ["models"], ["agents"]):
+    for command in (["chat", "hi"], ["models"], ["agents"], ["cancel", "s"]):
         answer = run(tmp_path, "--url", "http://127.0.0.1:9", *command)
         assert (answer.returncode, "does not answer" in answer.stderr) == (3, True)
 
@@ -266,18 +280,137 @@ def test_chat_shows_all_of_what_is_approved(prompting: harness.Process, upstream
     assert not list(prompting.workspace.iterdir())
 
 
-@pytest.mark.parametrize("keys", ["\x03", "\x04"])
-def test_chat_that_is_interrupted_says_how_to_come_back(
-    prompting: harness.Process, upstream: OpenAIServer, keys: str
+def test_ctrl_d_at_a_question_leaves_the_turn_and_says_how_to_come_back(
+    prompting: harness.Process, upstream: OpenAIServer
 ) -> None:
     upstream.script = touch("a")
     with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
         terminal.read_until("[n]o: ")
-        terminal.type(keys)
+        terminal.type("\x04")
         terminal.read_until("go on with --session s")
-        assert "POST " + prompting.url + "/sessions/s/cancel" in terminal.seen
+        assert f"the turn goes on in session s: follow it with GET {prompting.url}/sessions/s/events" in terminal.seen
+        assert "end it with `pawand cancel s`" in terminal.seen
         assert terminal.child.wait(10) == 130
-    assert prompting.call("POST", "/sessions/s/cancel")[1] == {"cancelled": True}
+    assert json.loads(prompting.cli("cancel", "s", "--json").stdout) == {"cancelled": True}
+
+
+def test_ctrl_c_at_a_question_cancels_the_turn(prompting: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = touch("a")
+    with in_terminal(prompting, "chat", "go", "--session", "s") as terminal:
+        terminal.read_until("[n]o: ")
+        terminal.type("\x03")
+        terminal.read_until("session s")
+        assert terminal.child.wait(10) == 130
+        assert "cancelling the turn; Ctrl-C again leaves it running" in terminal.seen
+        assert "goes on" not in terminal.seen
+    assert prompting.call("GET", "/sessions/s")[1]["active_turn"] is None
+    assert not (prompting.workspace / "a").exists()
+
+
+def test_ctrl_c_cancels_the_turn_and_shows_its_end(pawand: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*"abcdefghij" * 10, pause=0.2)]
+    with in_terminal(pawand, "chat", "go", "--session", "s") as terminal:
+        terminal.read_until("ab")
+        terminal.type("\x03")
+        terminal.read_until("session s")
+        assert terminal.child.wait(10) == 130
+    assert upstream.hung_up.wait(5)
+    [_, kept] = pawand.call("GET", "/sessions/s")[1]["messages"]
+    assert kept["interrupted"]
+    assert kept["content"] in terminal.seen  # no token was lost, or shown twice
+
+
+def test_ctrl_c_without_a_terminal_cancels_too(pawand: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*"abcdefghij" * 10, pause=0.2)]
+    with chatting(pawand, "--json") as child:
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["event"] == "start"
+        child.send_signal(signal.SIGINT)
+        output, errors = child.communicate(timeout=20)
+    assert child.returncode == 130
+    events = [json.loads(line) for line in output.splitlines()]
+    assert (events[-1]["event"], events[-1]["code"]) == ("error", "cancelled")
+    assert errors == "cancelling the turn; Ctrl-C again leaves it running\n"
+
+
+def test_a_second_ctrl_c_leaves_the_turn(pawand: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*"abcdefghij" * 10, pause=0.2)]
+    with chatting(pawand) as child:
+        assert child.stdout is not None
+        child.stdout.read(1)
+        os.kill(pawand.process.pid, signal.SIGSTOP)  # so that the turn cannot be cancelled
+        try:
+            child.send_signal(signal.SIGINT)
+            assert child.stderr is not None
+            until_line(child.stderr, "cancelling the turn; Ctrl-C again leaves it running\n")
+            child.send_signal(signal.SIGINT)
+            errors = child.communicate(timeout=20)[1]
+        finally:
+            os.kill(pawand.process.pid, signal.SIGCONT)
+    assert child.returncode == 130
+    assert "unless it was cancelled in time, the turn goes on in session s: follow it with GET" in errors
+
+
+def test_ctrl_c_before_the_turn_begins_spares_the_one_that_runs(
+    pawand: harness.Process, upstream: OpenAIServer
+) -> None:
+    upstream.script = [fake.text(*"abcdefghij", pause=0.4), fake.text("xyz", pause=0.5)]
+    first = harness.Stream(pawand.url, "/chat/stream", {"message": "first", "session_id": "s"})
+    first.read_until("token")
+    with chatting(pawand) as child:
+        harness.until(lambda: has_socket(child.pid), "the message is sent")
+        child.send_signal(signal.SIGINT)
+        errors = child.communicate(timeout=20)[1]
+    assert child.returncode == 130
+    assert errors.startswith(
+        "the turn waits for others; it is cancelled when it begins. Ctrl-C again leaves it running\n"
+    )
+    assert first.read_rest()[-1][0] == "done"
+    assert [m["content"] for m in pawand.call("GET", "/sessions/s")[1]["messages"]][:3] == ["first", "abcdefghij", "go"]
+    assert pawand.call("GET", "/sessions/s")[1]["active_turn"] is None
+
+
+def has_socket(pid: int) -> bool:
+    try:
+        return any(os.readlink(link).startswith("socket:") for link in Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:  # closed meanwhile
+        return False
+
+
+@contextmanager
+def chatting(pawand: harness.Process, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """`pawand chat go --session s` without a terminal."""
+    command = [str(harness.COMMAND), "chat", "go", "--session", "s", *flags]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=pawand.env, cwd=pawand.workspace, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def until_line(stream: IO[str], line: str) -> None:
+    while (read := stream.readline()) != line:
+        assert read, f"it ended before {line}"
+
+
+def test_cancel_says_whether_something_ran(pawand: harness.Process, upstream: OpenAIServer) -> None:
+    upstream.script = [fake.text(*"abcdefghij" * 10, pause=0.2)]
+    turn = harness.Stream(pawand.url, "/chat/stream", {"message": "one", "session_id": "s"})
+    turn.read_until("token")
+    assert pawand.call("POST", "/sessions/s/messages", {"message": "two"})[0] == 202
+    done = pawand.cli("cancel", "s", "--all")
+    assert (done.returncode, done.stdout) == (0, "cancelled in session s\n")
+    assert turn.read_rest()[-1][1]["code"] == "cancelled"
+    assert len(upstream.requests) == 1
+    done = pawand.cli("cancel", "s")
+    assert (done.returncode, done.stdout) == (0, "nothing runs in session s\n")
+    assert json.loads(pawand.cli("cancel", "s", "--json").stdout) == {"cancelled": False}
+    for id in ("none", "../x"):
+        assert pawand.cli("cancel", id).returncode == 1
+    assert pawand.cli("cancel", "none").stderr == "pawand: no session none\n"
 
 
 def test_chat_tells_when_somebody_else_was_quicker(prompting: harness.Process, upstream: OpenAIServer) -> None:

@@ -183,6 +183,7 @@ class OpenAIServer:
                 headers = _parse_headers(head)
                 if head.startswith(b"GET "):
                     self.listings += 1
+                    self.headers.append(headers)
                     if not await self._answer(self.models, writer, reader):
                         break
                     continue
