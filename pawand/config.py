@@ -245,23 +245,28 @@ class Settings(Struct, frozen=True):
     """The workspace's file where it counts as a stranger's: a source that may not name files."""
 
 
-def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Settings:
+def load(
+    workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.environ, draft: Layer | None = None
+) -> Settings:
     """Read all layers. `flags` maps dotted keys (and `config`, a path) to values; None means not given.
+
+    `draft` counts as what the file of its name says, to know what it would do there.
 
     Raises ConfigError that names file, key, what was found and what is expected.
     """
     warnings: list[str] = []
     explicit = flags.get("config") or env.get("PAWAND_CONFIG")
     workspace_file = workspace / paths.CONFIG_NAME
-    layers = [_file_layer(paths.SYSTEM_CONFIG), _file_layer(paths.user_config_dir(env) / paths.CONFIG_NAME)]
-    stranger = _file_layer(workspace_file) if not _same_file(workspace_file, explicit) else None
+    user_file = paths.user_config_dir(env) / paths.CONFIG_NAME
+    layers = [_file_layer(paths.SYSTEM_CONFIG, draft), _file_layer(user_file, draft)]
+    stranger = _file_layer(workspace_file, draft) if not _same_file(workspace_file, explicit) else None
     workspace_permissions: dict[str, Permission] = {}
     if stranger:
         stranger = _only_workspace_keys(stranger, paths.user_config_dir(env), warnings)
         workspace_permissions = _check(stranger, warnings).permissions
         layers.append(Layer(stranger.name, {k: v for k, v in stranger.values.items() if k in WORKSPACE_KEYS}))
     if explicit:
-        layers.append(_file_layer(paths.expand(explicit), required=True))
+        layers.append(_file_layer(paths.expand(explicit), draft, required=True))
     layers.append(_environment_layer(env))
     layers.append(_flag_layer(flags))
 
@@ -289,9 +294,53 @@ def load(workspace: Path, flags: Mapping[str, Any], env: Mapping[str, str] = os.
     )
 
 
+def file_layer(path: Path, values: dict[str, Any]) -> Layer:
+    """What a file with these values says."""
+    provider = values.get("provider")
+    if isinstance(provider, str):
+        values = {**values, "provider": PROVIDER_ALIASES.get(provider, provider)}
+    return Layer(str(path), values)
+
+
+def check(layer: Layer) -> None:
+    """Raises ConfigError for what is wrong in one layer, whatever the others say."""
+    _check(layer, [])
+
+
+def kind_of(path: Sequence[str]) -> Any:
+    """The type of a setting or table of settings; None for one that there is not."""
+    kind: Any = Config
+    for name in path:
+        kind = _present(kind)
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            kind = get_type_hints(kind).get(name) if isinstance(kind, type) and issubclass(kind, Struct) else None
+    return kind
+
+
+def names(kind: Any = Config, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all settings, with NAME in the place of names that the user gives."""
+    for name, inner in [("NAME", get_args(kind)[1])] if get_origin(kind) is dict else get_type_hints(kind).items():
+        inner = _present(inner)
+        if get_origin(inner) is dict or (isinstance(inner, type) and issubclass(inner, Struct)):
+            yield from names(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def is_secret(key: str) -> bool:
+    return _SECRET_KEYS.search(key) is not None
+
+
+def leaves(config: Config) -> dict[tuple[str, ...], Any]:
+    """Path → value of every setting."""
+    return dict(_leaves(msgspec.to_builtins(config)))
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """The dotted keys of all settings that are not the same."""
-    before, after = (dict(_leaves(msgspec.to_builtins(config))) for config in (old, new))
+    before, after = leaves(old), leaves(new)
     return sorted(".".join(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
 
 
@@ -341,14 +390,12 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _file_layer(path: Path, *, required: bool = False) -> Layer | None:
+def _file_layer(path: Path, draft: Layer | None, *, required: bool = False) -> Layer | None:
+    if draft is not None and draft.name == str(path):
+        return draft
     if not required and not _is_there(path):
         return None
-    values = parse_toml(path)
-    provider = values.get("provider")
-    if isinstance(provider, str):
-        values["provider"] = PROVIDER_ALIASES.get(provider, provider)
-    return Layer(str(path), values)
+    return file_layer(path, parse_toml(path))
 
 
 def _is_there(path: Path) -> bool:
@@ -451,7 +498,7 @@ def _explain(layer: Layer, text: str) -> str:
         expected = f"expected one of {', '.join(get_args(kind))}"
     if isinstance(found, str):
         expected = _PATTERNS.get(_general(key), expected)
-    secret = _SECRET_KEYS.search(key) is not None or "@" in str(found)
+    secret = is_secret(key) or "@" in str(found)
     shown = f"of type {type(found).__name__}" if secret else repr(found)
     return f"{where} is {shown}: {expected[:1].lower()}{expected[1:]}"
 
@@ -475,11 +522,15 @@ def _locate(values: Any, path: str) -> tuple[str, Any, Any]:
             continue
         else:
             name, kind = part, get_type_hints(kind)[part]
-        if NoneType in get_args(kind):
-            kind = get_args(kind)[0]
+        kind = _present(kind)
         names.append(name)
         values = values[name]
     return ".".join(names), values, kind
+
+
+def _present(kind: Any) -> Any:
+    """The type of a value that may be missing, where it is there."""
+    return get_args(kind)[0] if NoneType in get_args(kind) else kind
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -48,6 +48,12 @@ class CreateSessionRequest(Struct, frozen=True, kw_only=True):
     title: str | None = None
 
 
+class ForkRequest(Struct, frozen=True, kw_only=True):
+    """`message_index` counts from 0, as in the list of messages; that one is the last of the new session."""
+
+    message_index: Annotated[int, Meta(ge=0)] | None = None
+
+
 Decision = Literal["allow", "allow_session", "deny"]
 
 

@@ -137,9 +137,10 @@ def test_every_command_and_option_is_described(name: str, command: click.Command
     options = {option for param in command.params if isinstance(param, click.Option) for option in param.opts}
     described = {option for row in rows(text) for option in re.findall(r"`(--?[a-z-]+)", row[0])}
     assert described - {"-h", "--help"} == options
-    for param in command.params:
-        if isinstance(param, click.Argument):
-            assert f"`{name} {str(param.name).upper()}`" in text
+    arguments = [param for param in command.params if isinstance(param, click.Argument)]
+    if arguments:
+        words = [f"{str(param.name).upper()}{'...' if param.nargs == -1 else ''}" for param in arguments]
+        assert f"`{name} {' '.join(words)}`" in text
 
 
 def test_every_exit_code_is_described() -> None:

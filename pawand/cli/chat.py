@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 
 from pawand.cli.common import Context, printable
+from pawand.cli.completing import session_ids
 from pawand.cli.interrupts import Interrupts
 from pawand.cli.peers import client_for
 from pawand.client import Client, NotRunningError, RefusedError
@@ -25,7 +26,9 @@ class TurnFailedError(PawandError):
 
 @click.command("chat")
 @click.argument("message")
-@click.option("--session", metavar="ID", help="Continue this session, or begin one with this id.")
+@click.option(
+    "--session", metavar="ID", shell_complete=session_ids, help="Continue this session, or begin one with this id."
+)
 @click.option("--model", help="Model for this message only.")
 @click.option("--peer", metavar="NAME", help="Ask this other agent instead (`pawand agents` lists them).")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line, as JSON.")

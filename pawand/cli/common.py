@@ -25,6 +25,11 @@ class Context:
     def __init__(self, url: str | None) -> None:
         self._url = url
 
+    @property
+    def url(self) -> str | None:
+        """What `--url` names."""
+        return self._url
+
     def client(self) -> Client:
         """A client for `--url`, else the running daemon of this state folder, else the configured address."""
         known = read_state_file(paths.state_dir()) or {}
@@ -68,6 +73,11 @@ def _token(file: str) -> str | None:
 def printable(text: str) -> str:
     """Text of a model or a peer without the control characters that would steer a terminal."""
     return _CONTROL.sub("", text)
+
+
+def note(text: str) -> None:
+    """Something worth knowing, on standard error."""
+    click.echo(printable(f"note: {text}"), err=True)
 
 
 def print_json(value: Any) -> None:

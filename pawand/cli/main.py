@@ -24,9 +24,11 @@ COMMANDS = {
     "chat": "chat",
     "cancel": "cancel",
     "sessions": "sessions",
+    "config": "config",
     "models": "models",
     "agents": "agents",
     "token": "token",
+    "completion": "completion",
     "version": "version",
 }
 """Command → module of `pawand.cli`, in the order of `--help`."""

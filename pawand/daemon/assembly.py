@@ -153,8 +153,8 @@ class Parts(Struct, kw_only=True):
 
     def changes(self, plan: Plan) -> tuple[list[str], list[str]]:
         """The settings that `plan` would change at once, and those that would wait for the next start."""
-        at_once = [key for key in config.differences(self.plan.config, plan.config) if not _is_fixed(key)]
-        waiting = [key for key in config.differences(self.started, plan.config) if _is_fixed(key)]
+        at_once = [key for key in config.differences(self.plan.config, plan.config) if not is_fixed(key)]
+        waiting = [key for key in config.differences(self.started, plan.config) if is_fixed(key)]
         return at_once + ["the API keys"] * (plan.secrets != self.plan.secrets), waiting
 
 
@@ -206,7 +206,8 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     )
 
 
-def _is_fixed(key: str) -> bool:
+def is_fixed(key: str) -> bool:
+    """Whether a setting counts from the start to the end of the process."""
     return any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED)
 
 

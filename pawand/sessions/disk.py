@@ -25,11 +25,18 @@ def read(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Atomic: a reader sees the old file or the new one, after a crash too. Raises OSError."""
+def replace(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
+    """Atomic: a reader sees the old file or the new one, after a crash too. Raises OSError.
+
+    The file belongs to us alone, or has the owner and mode of the file that `like` is of.
+    """
     descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if like is not None:
+                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ The document stays a dict, so fields we do not know survive a save; `messages` g
 
 from __future__ import annotations
 
+import copy
 import re
 import uuid
 from datetime import UTC, datetime
@@ -148,6 +149,18 @@ class Session:
         self._doc["updated_at"] = message.timestamp
         return message
 
+    def fork(self, id: str, count: int) -> Session:
+        """A session of its own with the first `count` messages, and everything else that the file says.
+
+        A summary stands for messages before it, so those that are left mean what they meant.
+        """
+        doc = copy.deepcopy(self._doc)
+        created = now()
+        doc |= {"id": id, "created_at": created, "updated_at": created, "messages": doc["messages"][:count]}
+        if count < len(self._messages) and isinstance(doc.get("labels"), list):
+            doc["labels"] = [label for label in doc["labels"] if _is_before(label, count)]
+        return Session(id, doc, self._messages[:count])
+
     def summary(self) -> Summary:
         return Summary(
             id=self.id,
@@ -181,6 +194,12 @@ def check_id(id: str) -> str:
 
 def is_id(id: str) -> bool:
     return _ID.fullmatch(id) is not None
+
+
+def _is_before(label: Any, count: int) -> bool:
+    """Whether a label of the Rust program is none of a message that is left out."""
+    place = label.get("message_index") if isinstance(label, dict) else None
+    return not isinstance(place, int) or place < count
 
 
 def title_of(title: str | None, messages: list[Message]) -> str:

@@ -106,6 +106,10 @@ class SessionStore:
             return self._read(id)  # a turn has begun meanwhile, and saved what an old journal held before
         return session
 
+    def stored(self, id: str) -> Session:
+        """As its file has it, whatever a journal holds besides. Raises like `load`."""
+        return self._read(check_id(id))
+
     def load_or_none(self, id: str) -> Session | None:
         """For whoever is about to write: None where there is no session, a damaged file moved aside.
 

@@ -8,6 +8,12 @@ from pawand import wire
 from pawand.sessions.model import Message, Session, Summary, parse_time, wire_time
 
 
+def matching(rows: list[Summary], words: str) -> list[Summary]:
+    """Those with `words` in title or id; upper and lower case are the same."""
+    words = words.casefold()
+    return [row for row in rows if words in row.title.casefold() or words in row.id.casefold()] if words else rows
+
+
 def summary(row: Summary, *, active: bool) -> wire.SessionSummary:
     return wire.SessionSummary(
         id=row.id,

@@ -19,6 +19,7 @@ from pawand.errors import (
     ShutdownError,
     UnavailableError,
 )
+from pawand.sessions.fork import fork
 from pawand.sessions.model import Message, Session, check_id, new_id
 from pawand.sessions.store import SessionStore
 from pawand.tools.output import clean
@@ -163,6 +164,14 @@ class TurnManager:
         async with self._alone(session_id):
             await asyncio.to_thread(self.store.create, session)
         return session_id
+
+    async def fork(self, session_id: str, message_index: int | None) -> str:
+        """Store a copy of a session's messages up to one of them and return its id.
+
+        Raises BadRequestError, NotFoundError, UnavailableError or StorageError.
+        """
+        self._check_open()
+        return await asyncio.to_thread(fork, self.store, session_id, message_index)
 
     async def cancel(self, session_id: str, *, waiting_too: bool) -> bool:
         """End the running turn of a session, and those that wait behind it; whether one was cancelled.

@@ -11,6 +11,7 @@ from pawand.web.services import Services
 from pawand.web.sessions import (
     CancelHandler,
     EventsHandler,
+    ForkHandler,
     PermissionHandler,
     PermissionsHandler,
     SessionHandler,
@@ -32,6 +33,7 @@ ROUTES: list[tuple[str, type[BaseHandler]]] = [
     (r"/sessions/([^/]*)/messages", MessagesHandler),
     (r"/sessions/([^/]*)/events", EventsHandler),
     (r"/sessions/([^/]*)/cancel", CancelHandler),
+    (r"/sessions/([^/]*)/fork", ForkHandler),
     (r"/sessions/([^/]*)/permissions", PermissionsHandler),
     (r"/sessions/([^/]*)/permissions/([^/]*)", PermissionHandler),
 ]

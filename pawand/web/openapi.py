@@ -117,6 +117,15 @@ OPERATIONS: dict[str, Operation] = {
         parameters=("Last-Event-ID", "after"),
         codes=_SESSION,
     ),
+    "POST /sessions/{id}/fork": Operation(
+        id="forkSession",
+        summary="Go on from any message in a copy",
+        answer=wire.SessionCreated,
+        body=wire.ForkRequest,
+        optional=True,
+        codes=(*_BODY, *_SESSION),
+        makes_session=True,
+    ),
     "POST /sessions/{id}/cancel": Operation(
         id="cancel",
         summary="End the turn that runs",

@@ -1,4 +1,4 @@
-"""`/sessions`: list, create, show, delete, follow, cancel, and the approvals that a session waits for."""
+"""`/sessions`: list, create, show, delete, fork, follow, cancel, and the approvals that a session waits for."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ class SessionsHandler(BaseHandler):
     async def get(self) -> None:
         turns = self.services.turns
         offset, limit = self._count("offset", 0), self._count("limit", None)
-        words = self.get_query_argument("q", "").casefold()
-        rows = await asyncio.to_thread(turns.store.list)
-        if words:
-            rows = [row for row in rows if words in row.title.casefold() or words in row.id.casefold()]
+        rows = view.matching(await asyncio.to_thread(turns.store.list), self.get_query_argument("q", ""))
         rows = rows[offset:] if limit is None else rows[offset : (offset or 0) + limit]
         self.reply([view.summary(row, active=turns.active_turn(row.id) is not None) for row in rows])
 
@@ -64,6 +61,14 @@ class SessionHandler(BaseHandler):
         await self.services.turns.delete(id)
         self.set_status(204)
         self.finish()
+
+
+class ForkHandler(BaseHandler):
+    verbs = ("POST",)
+
+    async def post(self, id: str) -> None:
+        body = self.decode_body(wire.ForkRequest)
+        self.reply(wire.SessionCreated(await self.services.turns.fork(id, body.message_index)))
 
 
 class CancelHandler(OneSessionHandler):
