@@ -16,6 +16,10 @@ setup(
     packages=find_packages(include=["pawand", "pawand.*"]),
     package_data={"pawand": ["py.typed"]},
     scripts=["bin/pawand"],
+    data_files=[
+        ("share/pawand/systemd", ["systemd/pawand.service", "systemd/pawand.socket"]),
+        ("share/pawand/systemd/user", ["systemd/user/pawand.service", "systemd/user/pawand.socket"]),
+    ],
     install_requires=[
         "tornado>=6.5",
         "click>=8.1",

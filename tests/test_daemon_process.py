@@ -241,16 +241,6 @@ def test_warnings_about_settings_reach_the_log(tmp_path: Path, env: dict[str, st
     assert any("`server` is ignored" in warning for warning in warnings)
 
 
-def test_systemd_is_told(tmp_path: Path, env: dict[str, str]) -> None:
-    address = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(address)
-        sock.settimeout(10)
-        with harness.serve(tmp_path / "w", tmp_path / "s", env={**env, "NOTIFY_SOCKET": address}):
-            assert sock.recv(4096).startswith(b"READY=1\n")
-        assert sock.recv(4096) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000"
-
-
 def test_both_loopbacks_answer(tmp_path: Path, env: dict[str, str]) -> None:
     with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
         port = pawand.url.rpartition(":")[2]

@@ -294,17 +294,3 @@ def test_a_daemon_in_a_terminal_ends_with_it(tmp_path: Path, upstream: OpenAISer
         seen += os.read(master, 4096)
     os.close(master)  # the window is closed
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def test_systemd_hears_of_a_reload(tmp_path: Path, env: dict[str, str]) -> None:
-    address = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(address)
-        sock.settimeout(10)
-        with harness.serve(tmp_path / "w", tmp_path / "s", env={**env, "NOTIFY_SOCKET": address}) as pawand:
-            assert sock.recv(4096).startswith(b"READY=1\n")
-            pawand.process.send_signal(signal.SIGHUP)
-            first, second = sock.recv(4096).split(b"\n")
-            assert first == b"RELOADING=1"
-            assert second.startswith(b"MONOTONIC_USEC=")
-            assert sock.recv(4096) == b"READY=1"

@@ -29,6 +29,7 @@ COMMANDS = {
     "agents": "agents",
     "token": "token",
     "completion": "completion",
+    "install-service": "install_service",
     "version": "version",
 }
 """Command → module of `pawand.cli`, in the order of `--help`."""

@@ -10,15 +10,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from pawand import __version__, hardening, paths
 from pawand.client import url_of
-from pawand.daemon import system
+from pawand.daemon import system, systemd
 from pawand.daemon.assembly import Parts, assemble
 from pawand.daemon.planning import KEY_VARIABLES, Plan
+from pawand.daemon.systemd import Systemd
 from pawand.errors import ConfigError, StorageError
 from pawand.sessions import lock
 from pawand.sessions.store import SessionStore
@@ -29,29 +30,32 @@ from pawand.web.server import Server, connection_limit
 
 log = logging.getLogger(__name__)
 
+ASK_SECS = 1.0
+"""How long a client that has connected before the end may take to send its request."""
 CLOSE_SECS = 5.0
 PUBLISH_SECS = 5.0
 
 
 def serve(plan: Plan) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError or StartError before the port answers."""
+    manager = systemd.take()
     hardening.forget_environment(KEY_VARIABLES)
     if os.environ.get("PAWAND_DEBUG") != "1":
         hardening.forbid_dumps()
     hardening.leave_keyring()
-    asyncio.run(_run(plan))
+    asyncio.run(_run(plan, manager))
 
 
-async def _run(plan: Plan) -> None:
+async def _run(plan: Plan, manager: Systemd) -> None:
     """From an owned store and bound sockets to a clean end."""
     store = SessionStore(plan.sessions)
     # The state folder has an owner of its own: `[sessions] dir` may be elsewhere.
     state_lock = await asyncio.to_thread(lock.acquire, plan.state / "run" / "lock", f"the state folder {plan.state}")
     try:
         await asyncio.to_thread(store.open)
-        sockets = system.bind(plan.config.server)
+        sockets = manager.sockets() or system.bind(plan.config.server)
         try:
-            await _serve(plan, store, sockets)
+            await _serve(plan, store, sockets, manager)
         finally:
             for sock in sockets:
                 sock.close()
@@ -60,7 +64,7 @@ async def _run(plan: Plan) -> None:
         os.close(state_lock)
 
 
-async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) -> None:
+async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], manager: Systemd) -> None:
     beyond_loopback = any(not is_loopback(str(sock.getsockname()[0])) for sock in sockets)
     url = url_of(*sockets[0].getsockname()[:2])
     connections = connection_limit(plan.config.limits.connections)
@@ -76,9 +80,16 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
         loop.add_signal_handler(number, _on_stop, stop)
     loop.add_signal_handler(signal.SIGHUP, _on_hang_up, sys.stdin.isatty(), stop, reload)
     published = _try_to(publish, plan)  # from here on others may send signals
+    if manager.descriptors:
+        _announce_handed(plan, sockets)
     _announce(plan, url, parts)
-    tasks = [asyncio.create_task(_warm(store, parts)), asyncio.create_task(_reload_when_asked(parts, publish, reload))]
-    tasks.append(asyncio.create_task(metrics.watch_loop()))
+    manager.tell("READY=1", f"STATUS={_status(parts, url)}")
+    informing = asyncio.create_task(manager.keep_informed(functools.partial(_status, parts, url)))
+    tasks = [
+        asyncio.create_task(_warm(store, parts)),
+        asyncio.create_task(_reload_when_asked(parts, publish, reload, manager)),
+        asyncio.create_task(metrics.watch_loop()),
+    ]
     if not published:
         tasks.append(asyncio.create_task(_publish_later(parts, publish)))
     try:
@@ -87,29 +98,35 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket]) 
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await _stop(parts, server)
+        await _stop(parts, server, manager)
         await parts.aclose()
+        informing.cancel()
+        await asyncio.wait([informing])
         with suppress(OSError):
             paths.state_file(plan.state).unlink()
 
 
-async def _stop(parts: Parts, server: Server) -> None:
+async def _stop(parts: Parts, server: Server, manager: Systemd) -> None:
     """No new connections, no new turns; some time for the turns that run; an end for those that are left."""
     drain_secs = parts.plan.config.server.drain_secs
-    system.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((drain_secs + 2 * CLOSE_SECS) * 1e6)}")
     turns = parts.services.turns
+    manager.tell_stopping(drain_secs + 2 * CLOSE_SECS, f"Finishing {_count(turns.active_turns)}")
     if turns.active_turns and drain_secs:
         log.info("stopping; running turns have %g s to end, a second signal ends them at once", drain_secs)
     else:
         log.info("stopping")
     server.stop()
-    await turns.shutdown(drain_secs)
+    await asyncio.gather(_within(ASK_SECS, server.all_asked()), turns.shutdown(drain_secs))
+    manager.tell(systemd.extension(3 * CLOSE_SECS))  # the turns may have needed more than their time to end
+    await _within(CLOSE_SECS, server.all_answered())
+    await _within(CLOSE_SECS, server.close_all_connections())
+
+
+async def _within(secs: float, work: Awaitable[None]) -> None:
+    """Wait for it, and give it up when the time is over."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECS):
-            await server.all_answered()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECS):
-            await server.close_all_connections()
+        async with asyncio.timeout(secs):
+            await work
 
 
 def _try_to(publish: Callable[[Plan], None], plan: Plan) -> bool:
@@ -130,11 +147,13 @@ async def _publish_later(parts: Parts, publish: Callable[[Plan], None]) -> None:
             return
 
 
-async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], asked: asyncio.Event) -> None:
+async def _reload_when_asked(
+    parts: Parts, publish: Callable[[Plan], None], asked: asyncio.Event, manager: Systemd
+) -> None:
     while True:
         await asked.wait()
         asked.clear()
-        system.notify_reloading()
+        manager.tell_reloading()
         try:
             await _reload(parts, publish)
             await parts.outside.provider.warm()
@@ -143,7 +162,7 @@ async def _reload_when_asked(parts: Parts, publish: Callable[[Plan], None], aske
         except Exception:  # whatever it was, the next signal must find somebody listening
             log.exception("the settings could not be read again")
         finally:
-            system.notify("READY=1")
+            manager.tell("READY=1")
 
 
 async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
@@ -159,7 +178,7 @@ async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
 
 
 def _announce(plan: Plan, url: str, parts: Parts) -> None:
-    """Say where we are: to the log and to systemd."""
+    """Say where we are."""
     _warn(plan)
     status = parts.sandbox.status
     if status.word != "bwrap":
@@ -174,7 +193,30 @@ def _announce(plan: Plan, url: str, parts: Parts) -> None:
         plan.choice.name,
         plan.choice.model,
     )
-    system.notify(f"READY=1\nSTATUS=Serving {plan.workspace} on {url}")
+
+
+def _announce_handed(plan: Plan, sockets: list[socket.socket]) -> None:
+    """Which sockets systemd keeps for us, and that it has the last word on them."""
+    addresses = [sock.getsockname()[:2] for sock in sockets]
+    shown = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
+    log.info("systemd holds the sockets: %s", shown)
+    server = plan.config.server
+    hosts = [server.host] if isinstance(server.host, str) else server.host
+    is_set = not {"server.host", "server.port"}.isdisjoint(plan.settings.sources)
+    if is_set and {(host, server.port) for host in hosts} != set(addresses):
+        log.warning("[server] host and port do not count: systemd holds %s; change ListenStream= in its unit", shown)
+
+
+def _status(parts: Parts, url: str) -> str:
+    """For `systemctl status`."""
+    turns = parts.services.turns
+    if turns.stopping:
+        return f"Finishing {_count(turns.active_turns)}"
+    return f"Serving {parts.plan.workspace} on {url}, {_count(turns.active_turns)} running"
+
+
+def _count(turns: int) -> str:
+    return f"{turns} turn{'' if turns == 1 else 's'}"
 
 
 def _warn(plan: Plan) -> None:

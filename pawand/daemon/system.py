@@ -1,4 +1,4 @@
-"""What the daemon is to the system around it: its sockets, its names, its token and state file, its word to systemd."""
+"""What the daemon is to the system around it: its sockets, its names, its token and state file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import logging
 import os
 import socket
-import time
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -113,16 +111,3 @@ def _unit() -> procfs.Unit | None:
     except OSError:
         named = None
     return named or procfs.Unit("pawand.service", user="MANAGERPID" in os.environ)  # a container shows no name
-
-
-def notify_reloading() -> None:
-    """systemd tells by the time that this reload is the one it asked for (Type=notify-reload)."""
-    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-
-
-def notify(message: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where it did not ask."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, suppress(OSError):
-            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)

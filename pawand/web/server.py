@@ -18,15 +18,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
 
-import msgspec
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
 
-from pawand import __version__, wire
-from pawand.errors import UnavailableError
+from pawand.web import refusal
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +34,7 @@ SPARE_DESCRIPTORS = 64
 HEAD_SECS = 30.0
 BODY_SECS = 30.0
 MAX_REFUSALS = 16
-REFUSAL_SECS = 1.0
 HOLD_SECS = 0.02
-RETRY_SECS = 5
 ACCEPTS_AT_ONCE = 16
 """Few, so that a client that has sent its request is read before many newer ones push it out."""
 PAUSE_SECS = 0.5
@@ -71,11 +67,12 @@ class Server(HTTPServer):
     def initialize(self, *args: Any, max_connections: int = DEFAULT_CONNECTIONS, **kwargs: Any) -> None:
         super().initialize(*args, **{"idle_connection_timeout": HEAD_SECS, "body_timeout": BODY_SECS, **kwargs})
         self._max_connections = max_connections
-        self._waiting: dict[IOStream, None] = {}  # a set that keeps its order: the longest wait first
+        self._waiting: dict[IOStream, bool] = {}
+        """The longest wait first; whether an answer is owed: it has asked nothing yet, or is sending a request."""
         self._busy: set[IOStream] = set()
-        self._answered = asyncio.Event()
+        self._changed = asyncio.Event()
         self._refusals: set[asyncio.Task[None]] = set()
-        self._refusal = _refusal(max_connections)
+        self._refusal = refusal.answer(max_connections)
         self._listeners: list[socket.socket] = []
         self._pause_end: object | None = None
         self._rations: defaultdict[str, _Ration] = defaultdict(_Ration)
@@ -92,6 +89,7 @@ class Server(HTTPServer):
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        self.conn_params.no_keep_alive = True  # who asks from now on is told to connect anew
         super().stop()
 
     @property
@@ -99,11 +97,19 @@ class Server(HTTPServer):
         """How many are open."""
         return len(self._waiting) + len(self._busy)
 
+    async def all_asked(self) -> None:
+        """Until all who have connected have sent a request; those that had an answer already need not."""
+        while any(owed or _has_unread(stream) for stream, owed in self._waiting.items()):
+            await self._change()
+
     async def all_answered(self) -> None:
-        """Until no answer is under way."""
-        while self._busy:
-            self._answered.clear()
-            await self._answered.wait()
+        """Until no answer is under way, and no request that came is unread."""
+        while self._busy or any(map(_has_unread, self._waiting)):
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     async def close_all_connections(self) -> None:
         await super().close_all_connections()
@@ -158,7 +164,7 @@ class Server(HTTPServer):
             self._close_longest_waiting()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECS * 1000))
         stream = IOStream(connection, max_buffer_size=self.max_buffer_size, read_chunk_size=self.read_chunk_size)
-        self._waiting[stream] = None
+        self._waiting[stream] = True
         self.handle_stream(stream, address)
 
     def _close_longest_waiting(self) -> None:
@@ -184,7 +190,7 @@ class Server(HTTPServer):
             self._admit(connection, address)
         else:
             self._warn("refused")
-            await _answer_and_close(connection, self._refusal)
+            await refusal.send(connection, self._refusal)
 
     def _warn(self, what: str) -> None:
         if counts := self._rations["limit"].count(what):
@@ -202,33 +208,43 @@ class Server(HTTPServer):
         stream = cast(HTTP1ServerConnection, server_conn).stream
         if stream in self._busy:
             self._busy.remove(stream)
-            self._answered.set()
-            self._waiting[stream] = None
-        return _Watched(super().start_request(server_conn, request_conn), lambda: self._on_complete(stream))
+            self._waiting[stream] = False
+            self._changed.set()
+        inner = super().start_request(server_conn, request_conn)
+        return _Watched(inner, lambda: self._on_head(stream), lambda: self._on_complete(stream))
+
+    def _on_head(self, stream: IOStream) -> None:
+        if stream in self._waiting:
+            self._waiting[stream] = True
 
     def _on_complete(self, stream: IOStream) -> None:
         if stream in self._waiting:
             del self._waiting[stream]
             self._busy.add(stream)
+            self._changed.set()
 
     def on_close(self, server_conn: object) -> None:
         stream = cast(HTTP1ServerConnection, server_conn).stream
         self._waiting.pop(stream, None)
         self._busy.discard(stream)
-        self._answered.set()
+        self._changed.set()
         super().on_close(server_conn)
 
 
 class _Watched(HTTPMessageDelegate):
-    """Passes everything on, and tells when the request is complete."""
+    """Passes everything on, and tells when the head of the request, and all of it, is there."""
 
-    def __init__(self, inner: HTTPMessageDelegate, on_complete: Callable[[], None]) -> None:
+    def __init__(
+        self, inner: HTTPMessageDelegate, on_head: Callable[[], None], on_complete: Callable[[], None]
+    ) -> None:
         self._inner = inner
+        self._on_head = on_head
         self._on_complete = on_complete
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
+        self._on_head()
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
@@ -240,6 +256,14 @@ class _Watched(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         self._inner.on_connection_close()
+
+
+def _has_unread(stream: IOStream) -> bool:
+    """Whether bytes have come that the loop has not got to."""
+    try:
+        return not stream.closed() and bool(stream.socket.recv(1, socket.MSG_PEEK))
+    except OSError:  # nothing there, or the client has gone
+        return False
 
 
 class _Ration:
@@ -258,41 +282,3 @@ class _Ration:
         self._next = now + QUIET_SECS
         counts, self._counts = self._counts, Counter()
         return counts
-
-
-def _refusal(limit: int) -> bytes:
-    message = (
-        f"all {limit} connections are taken: try again in some seconds, end streams that nobody reads, "
-        "or raise [limits] connections"
-    )
-    body = msgspec.json.encode(wire.Error(message, UnavailableError.code))
-    head = (
-        "HTTP/1.1 503 Service Unavailable",
-        f"Server: pawand/{__version__}",
-        "Content-Type: application/json; charset=utf-8",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-        f"Retry-After: {RETRY_SECS}",
-        "Connection: close",
-    )
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
-async def _answer_and_close(connection: socket.socket, answer: bytes) -> None:
-    """Send `answer` when the head of a request has come, or none comes."""
-    reader, writer = await asyncio.open_connection(sock=connection)
-    try:
-        with suppress(TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(REFUSAL_SECS):
-                await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        writer.write_eof()
-        # The rest is read too: a close on top of unread bytes is a reset, which can overtake the answer.
-        async with asyncio.timeout(REFUSAL_SECS):
-            while await reader.read(65536):
-                pass
-    except OSError:
-        pass  # the client has gone, or does not go (TimeoutError)
-    finally:
-        writer.transport.abort()

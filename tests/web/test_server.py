@@ -18,6 +18,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.web import Application, RequestHandler, stream_request_body
 
+from pawand.web import refusal
 from pawand.web import server as module
 from pawand.web.server import Server
 from tests.conftest import LogWatch
@@ -260,7 +261,7 @@ async def test_refusals_wait_a_second_for_the_silent_and_are_bounded(
     assert not any(task.done() for task in silent)
     begun = time.monotonic()
     assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in await asyncio.gather(*silent))
-    assert time.monotonic() - begun < 2 * module.REFUSAL_SECS
+    assert time.monotonic() - begun < 2 * refusal.REFUSAL_SECS
 
 
 @pytest.mark.gen_test
