@@ -11,15 +11,14 @@ import difflib
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
-import tomlkit
 from msgspec import Meta, Struct, field
-from tomlkit.exceptions import TOMLKitError
 
 from pawand import paths
 from pawand.errors import ConfigError
@@ -32,6 +31,8 @@ FilePath = Annotated[str, Meta(pattern=r"^[^\0]+$")]
 # Scheme, host and port of a web address; one with a user and password in it is refused.
 _ORIGIN = r"https?://([^\s/@\[\]:]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?"
 WebAddress = Annotated[str, Meta(pattern=rf"^{_ORIGIN}(/\S*)?$")]
+# What goes into an announcement, where a comma parts them.
+GroupName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f,]{1,32}$")]
 Permission = Literal["allow", "prompt", "deny"]
 ProviderName = Literal["nvidia", "openai", "ollama", "mlx", "local"]
 _HOST_AND_PORT = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(6553[0-5]|6(55[0-2]|5[0-4]\d|[0-4]\d\d)\d|[1-5]?\d{1,4}))?"
@@ -78,7 +79,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 class Discovery(Struct, frozen=True, kw_only=True):
     aegis_file: FilePath | None = None
     mdns: bool = False
-    groups: list[str] = field(default_factory=list)
+    groups: Annotated[list[GroupName], Meta(max_length=32)] = field(default_factory=list)
 
 
 class Peer(Struct, frozen=True, kw_only=True):
@@ -164,13 +165,6 @@ WORKSPACE_KEYS = frozenset(
         "thinking_budget",
     }
 )
-# Settings of the contract that no code reads yet. A test holds this set to the code.
-INERT_KEYS = frozenset(
-    {
-        "discovery.groups",
-        "discovery.mdns",
-    }
-)
 # Settings of the Rust program that steer its terminal or that it never reads (facts 2.2).
 RUST_ONLY_KEYS = frozenset(
     {
@@ -198,6 +192,7 @@ _PATTERNS = {
     "eruka.workspace_id": "expected a name of ASCII letters, digits and signs, without blanks",
     "peers.NAME.address": "expected a host, host:port, or an address such as http://192.168.1.100:3300",
     "peers.NAME.token": "expected what stands in the token file there: 16 characters or more, without blanks",
+    "discovery.groups": "expected at most 32 names of 1 to 32 characters, without commas",
     "server.cors_origins": 'expected "*" or an origin such as https://app.example.com',
 }
 _SECRET_KEYS = re.compile(r"\.(api_key|token|env|headers)\b")
@@ -374,9 +369,11 @@ def load_secrets(names: list[str], env: Mapping[str, str], warnings: list[str]) 
 def parse_toml(path: Path) -> dict[str, Any]:
     """The document as plain values. Raises ConfigError naming the file and, for a syntax error, the line."""
     try:
-        return tomlkit.parse(_read_text(path)).unwrap()
-    except (TOMLKitError, ValueError) as error:
+        return tomllib.loads(_read_text(path))
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from error
 
 
 def _read_text(path: Path) -> str:
@@ -547,8 +544,6 @@ def _warn(layer: Layer, values: Mapping[str, Any], struct: type[Struct], prefix:
         name = prefix + key
         if key not in known:
             warnings.append(_unknown(layer, name, key, list(known), at_top=not prefix))
-        elif name in INERT_KEYS:
-            warnings.append(f"{layer.name}: `{name}` is known but does nothing in this version")
         elif isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], Struct):
             _warn(layer, value, known[key], f"{name}.", warnings)
         elif known[key] in (dict[str, Mcp], dict[str, Peer]) and isinstance(value, dict):

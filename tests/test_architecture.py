@@ -30,7 +30,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tornado": ("web", "daemon", "client", "memory", "peers"),
     "click": ("cli",),
     "rich": ("cli",),
-    "tomlkit": ("config", "peers.aegis", "cli.toml_edit"),
+    "tomlkit": ("cli.toml_edit",),
     "openai": ("providers.openai_chat",),
     "httpx2": ("providers.openai_chat", "tools.mcp.transport"),
     "aiohttp": ("providers.openai_chat",),

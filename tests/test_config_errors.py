@@ -59,6 +59,14 @@ WRONG = [
     ),
     ('[permissions]\n"mcp.*" = "deny"\n"x.y" = 1', "`permissions.x.y` is 1: expected `str`, got `int`"),
     ('[permissions]\na = ["deny"]', "`permissions.a` is ['deny']: expected `str`, got `array`"),
+    (
+        '[discovery]\ngroups = ["a,b"]',
+        "`discovery.groups[0]` is 'a,b': expected at most 32 names of 1 to 32 characters, without commas",
+    ),
+    (
+        '[discovery]\ngroups = ["x", ""]',
+        "`discovery.groups[1]` is '': expected at most 32 names of 1 to 32 characters, without commas",
+    ),
     ("permissions = []", "`permissions` is []: expected `object`, got `array`"),
     ("[peers.x]\ntoken = 3", "`peers.x.token` is of type int: expected `str | null`, got `int`"),
     (
@@ -128,9 +136,10 @@ def test_a_wrong_variable_or_flag_is_named_as_it_was_given(
 @pytest.mark.parametrize(
     ("content", "expected", "place"),
     [
-        (b"a = 1\n\nb = \n", "not valid TOML: ", "at line 3 col "),
-        (b"a = 1\na = 2\n", "not valid TOML: ", "at line 2 col "),
-        (b"x = " + b"[" * 5000, "not valid TOML: ", "at line 1 col "),
+        (b"a = 1\n\nb = \n", "not valid TOML: ", "(at line 3, column 5)"),
+        (b"a = 1\na = 2\n", "not valid TOML: ", "(at line 2, column 6)"),
+        (b"x = " + b"[" * 5000, "not valid TOML: nested too deeply", ""),
+        (b"a = 1\nb = [", "not valid TOML: ", "(at end of document)"),
         (b"# " + b"x" * 1024 * 1024, "larger than 1 MiB, so it is no file of settings", ""),
         (b"model = '\xff'", "not UTF-8 text (byte 9)", ""),
     ],

@@ -8,11 +8,10 @@ from typing import Any, get_type_hints
 import pytest
 
 from pawand import config
-from pawand.config import INERT_KEYS, RUST_ONLY_KEYS, WORKSPACE_KEYS, Config
+from pawand.config import RUST_ONLY_KEYS, WORKSPACE_KEYS, Config
 from tests.machine import Machine
 
 CLOUD = '[cloud]\nprovider = "openai"\nmodel = "m"'
-IDLE = "is known but does nothing in this version"
 RUST = "is a setting of the pawan terminal program; pawand does not use it"
 
 
@@ -28,7 +27,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         ("[server]\nprot = 1", ["unknown setting `server.prot`; did you mean `server.port`?"]),
         ('moddel = "m"\nzzz = 1', ["unknown setting `moddel`; did you mean `model`?", "unknown setting `zzz`"]),
         ('"server.port" = 1', ["unknown setting `server.port`; did you mean `server`?"]),
-        ("[discovery]\nmdns = true", [f"`discovery.mdns` {IDLE}"]),
+        ("[discovery]\nmdns = true\ngroups = ['a b']", []),
         (CLOUD, []),
         ('[peers.a]\ntoken = "0123456789abcdef"', []),
         ('[peers.a]\ntokn = "x"', ["unknown setting `peers.a.tokn`; did you mean `peers.a.token`?"]),
@@ -63,7 +62,7 @@ def keys(struct: Any) -> set[str]:
 
 
 def test_the_sets_of_keys_name_real_settings() -> None:
-    assert keys(Config) >= INERT_KEYS | WORKSPACE_KEYS | set(config.ENVIRONMENT.values())
+    assert keys(Config) >= WORKSPACE_KEYS | set(config.ENVIRONMENT.values())
     assert not keys(Config) & RUST_ONLY_KEYS
 
 

@@ -27,7 +27,6 @@ README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "etc/pawan.toml.example").read_text()
 PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
-NO_EFFECT = "(no effect in this version)"
 NOT_SET = "(not set)"
 
 
@@ -170,7 +169,6 @@ def test_every_environment_variable_is_described() -> None:
     for variable, key in config.ENVIRONMENT.items():
         row = next(row for row in rows(text) if f"`{variable}`" in row[0])
         assert f"`{key}`" in row[1]
-        assert (NO_EFFECT in row[1]) == (key in config.INERT_KEYS)
 
 
 def test_the_messages_of_the_troubleshooting_table_are_real() -> None:
@@ -225,8 +223,7 @@ def test_the_example_is_accepted_when_all_of_it_is_uncommented(tmp_path: Path) -
     one_of_two = re.sub(r'^url = "https://example.com/mcp".*\n', "", uncommented(), flags=re.MULTILINE)
     assert one_of_two != uncommented()  # a server is a program or an address
     settings = load(one_of_two, tmp_path)
-    stray = [line for line in settings.warnings if not line.endswith("is known but does nothing in this version")]
-    assert not stray
+    assert not settings.warnings
 
 
 def fields(kind: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -267,11 +264,6 @@ def _setting_lines() -> Iterator[tuple[str, str, str]]:
         for line in paragraph.splitlines():
             if key and line.startswith(f"# {key} = "):
                 yield table, key, line
-
-
-def test_the_example_marks_what_has_no_effect() -> None:
-    marked = {f"{table}.{key}".strip(".") for table, key, paragraph in blocks() if NO_EFFECT in paragraph}
-    assert marked == config.INERT_KEYS
 
 
 # --- links and samples ----------------------------------------------------------------------------

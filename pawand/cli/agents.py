@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from pawand.cli.common import Context, as_json, print_json, print_table, printable
@@ -20,7 +22,22 @@ def command(context: Context, as_json: bool) -> None:
         return
     click.echo(printable(f"this is {agents['self']}"))
     if peers:
-        rows = [[p["name"], p["agent_id"], p["ip"], " ".join(map(str, p["groups"] or []))] for p in peers]
-        print_table(["name", "agent", "address", "groups"], rows)
+        headings = ["name", "agent", "address", "groups", "source", "online"]
+        print_table(headings, [_row(peer) for peer in peers])
     else:
-        click.echo("no peers; they come from ~/.config/aegis/aegis-net.toml")
+        click.echo("no peers; they come from ~/.config/aegis/aegis-net.toml, and with `pawand serve --mdns` by mDNS")
+
+
+def _row(peer: dict[str, Any]) -> list[object]:
+    """A daemon that is not asked with its token, or is of another make, says less of its peers."""
+    ip, port = peer["ip"], peer.get("port")
+    address = f"[{ip}]:{port}" if ip and port and ":" in str(ip) else f"{ip}:{port}" if ip and port else ip
+    online = "" if peer.get("online") is None else "yes" if peer["online"] else "no"
+    return [
+        peer["name"],
+        peer["agent_id"],
+        address,
+        " ".join(map(str, peer["groups"] or [])),
+        peer.get("source"),
+        online,
+    ]

@@ -21,6 +21,7 @@ OPTIONS = [
     click.option("--config", metavar="FILE", help="Settings that count more than the other files."),
     click.option("--host", help="Address to listen on.  [default: 127.0.0.1 and ::1]"),
     click.option("--port", type=int, help="Port to listen on.  [default: 3300]"),
+    click.option("--mdns", is_flag=True, help="Announce this agent on the network, and look for others."),
     click.option("--provider", help="nvidia, openai, ollama, mlx or local."),
     click.option("--model", help="Model to use where a request names none."),
     click.option(
@@ -37,6 +38,7 @@ FLAGS = {
     "config": "config",
     "host": "server.host",
     "port": "server.port",
+    "mdns": "discovery.mdns",
     "provider": "provider",
     "model": "model",
 }

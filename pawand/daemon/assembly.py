@@ -66,6 +66,8 @@ TOOLS = [
 ]
 """In the order in which the model is told of them."""
 FIXED = (
+    "discovery.groups",
+    "discovery.mdns",
     "limits.connections",
     "limits.turns",
     "sandbox",
@@ -117,6 +119,7 @@ class Parts(Struct, kw_only=True):
 
     async def aclose(self) -> None:
         await self.services.turns.shutdown()
+        await self.services.directory.aclose()
         await self.outside.retire()
         self.workspace.close()
 
@@ -135,8 +138,8 @@ class Parts(Struct, kw_only=True):
             cloud=plan.cloud,
             sandbox=self.sandbox,
         )
-        services.directory = _directory(plan, services.identity.agent_id)
         services.provider = self.outside.provider
+        services.directory.adopt(AegisFile(plan.aegis_files), plan.config.peers)
         services.turns.bench = _bench(
             plan,
             self.store,
@@ -170,7 +173,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     sandbox = Sandbox.probe(plan.config.sandbox, workspace, plan.state / "tmp", private)
     skills = Skills(plan.skills)
     outside = _outside(plan, sandbox, redactor)
-    directory = _directory(plan, plan.agent_id)
+    directory = Directory(plan.agent_id, AegisFile(plan.aegis_files), plan.config.peers)
     metrics = Metrics(tool.name for tool in TOOLS)
     bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor, directory, metrics)
     turns = TurnManager(bench, sandbox.forget)
@@ -225,10 +228,6 @@ def _gate(plan: Plan, token: str | None, own_names: list[str]) -> Gate:
         own_names=own_names,
         cors_origins=server.cors_origins,
     )
-
-
-def _directory(plan: Plan, agent_id: str) -> Directory:
-    return Directory(agent_id, AegisFile(plan.aegis_files))
 
 
 def _outside(

@@ -21,6 +21,7 @@ from pawand.daemon.assembly import Parts, assemble
 from pawand.daemon.planning import KEY_VARIABLES, Plan
 from pawand.daemon.systemd import Systemd
 from pawand.errors import ConfigError, StorageError
+from pawand.peers.announcement import Card, Neighbours
 from pawand.sessions import lock
 from pawand.sessions.store import SessionStore
 from pawand.web.access import is_loopback
@@ -90,6 +91,8 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
         asyncio.create_task(_reload_when_asked(parts, publish, reload, manager)),
         asyncio.create_task(metrics.watch_loop()),
     ]
+    if plan.config.discovery.mdns:
+        tasks.append(asyncio.create_task(_speak_mdns(parts, sockets)))
     if not published:
         tasks.append(asyncio.create_task(_publish_later(parts, publish)))
     try:
@@ -242,7 +245,27 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
     except StorageError as error:
         log.warning("%s", error)
         parts.services.metrics.note_failure(error)
+    await parts.services.directory.peers()
     await parts.outside.provider.warm()
+
+
+async def _speak_mdns(parts: Parts, sockets: list[socket.socket]) -> None:
+    """Until cancelled, which takes a moment: others are told."""
+    speak = await asyncio.to_thread(_import_mdns)
+    card = Card(
+        agent_id=parts.services.identity.agent_id,
+        groups=parts.started.discovery.groups,
+        port=sockets[0].getsockname()[1],
+        bound=system.bound_addresses(sockets),
+    )
+    await speak(card, parts.services.directory.neighbours)
+
+
+def _import_mdns() -> Callable[[Card, Neighbours], Awaitable[None]]:
+    """The package takes its time to be imported, and most daemons do without it."""
+    from pawand.peers import mdns
+
+    return mdns.run
 
 
 def _on_hang_up(at_terminal: bool, stop: asyncio.Event, reload: asyncio.Event) -> None:

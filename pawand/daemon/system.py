@@ -41,6 +41,17 @@ def bind(server: config.Server) -> list[socket.socket]:
     return sockets
 
 
+def bound_addresses(sockets: list[socket.socket]) -> list[str]:
+    """Of all that listen; one for both families is told as `::` and `0.0.0.0`."""
+    found: list[str] = []
+    for sock in sockets:
+        host = str(sock.getsockname()[0])
+        found.append(host)
+        if host == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            found.append("0.0.0.0")  # noqa: S104 - not an address to bind
+    return found
+
+
 def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartError:
     if error.errno == errno.EADDRINUSE:
         owner = procfs.listener(port)

@@ -59,7 +59,8 @@ def find(name: str, configured: Mapping[str, config.Peer], rows: Sequence[wire.P
             f"{known_as} was only announced by mDNS, where anybody can take any name, so its token is not sent: "
             f"set `[peers.{known_as}] address`"
         )
-    port = row[1].port if isinstance(row[1].port, int) else config.Server().port
+    # The port too may be an announcement's word.
+    port = row[1].port if token is None and isinstance(row[1].port, int) else config.Server().port
     return Place(known_as, f"http://{_bracketed(row[1].ip)}:{port}", token)
 
 

@@ -83,7 +83,9 @@ class AgentsHandler(BaseHandler):
 
     async def get(self) -> None:
         peers = await self.services.directory.peers()
-        if not self.grant.full:
+        if self.grant.full:
+            self.services.directory.probe()
+        else:
             peers = [msgspec.structs.replace(peer, port=UNSET, source=UNSET, online=UNSET) for peer in peers]
         self.reply(wire.Agents(self.services.directory.agent_id, peers))
 
