@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Interface, IPv6Interface
 
 import ifaddr
@@ -38,7 +39,8 @@ class OwnAddresses:
     def __call__(self) -> frozenset[str]:
         """Blocks, shortly."""
         if time.monotonic() >= self._until:
-            self._known = frozenset(str(address.ip) for adapter in adapters() for address in adapter.addresses)
+            with suppress(OSError):  # where the system does not say it, what was known counts on
+                self._known = frozenset(str(address.ip) for adapter in adapters() for address in adapter.addresses)
             self._until = time.monotonic() + MAX_AGE_SECS
         return self._known
 

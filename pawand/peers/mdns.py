@@ -91,6 +91,7 @@ class _Station:
         self._server = f"pawan-{secrets.token_hex(8)}.local."
         self._me: AsyncServiceInfo | None = None
         self._renames = 0
+        self._closing = False
         self._wanted: dict[str, None] = {}
         self._lookups: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, float] = {}
@@ -108,10 +109,12 @@ class _Station:
 
     async def aclose(self) -> None:
         """Say goodbye, and forget who was found here. Never fails, and takes no longer than `GOODBYE_SECS`."""
+        self._closing = True
+        self._wanted.clear()
         tasks = [self._work, *self._lookups.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(GOODBYE_SECS):
                 await self._radio.async_close()
@@ -194,7 +197,7 @@ class _Station:
             self._want(name)
 
     def _want(self, name: str) -> None:
-        if len(self._wanted) < MAX_WANTED:
+        if len(self._wanted) < MAX_WANTED and not self._closing:
             self._wanted[name] = None
             self._look_up()
 
@@ -207,10 +210,9 @@ class _Station:
             self._lookups[name] = task = asyncio.create_task(self._ask_for(name))
             task.add_done_callback(functools.partial(self._looked_up, name))
 
-    def _looked_up(self, name: str, task: asyncio.Task[None]) -> None:
+    def _looked_up(self, name: str, _: asyncio.Task[None]) -> None:
         self._lookups.pop(name, None)
-        if not task.cancelled() and not self._work.done():
-            self._look_up()
+        self._look_up()
 
     async def _ask_for(self, name: str) -> None:
         instance, found = _instance(name), None
