@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
@@ -11,22 +10,18 @@ from msgspec import Struct
 from pawand import config, paths
 from pawand.agent.loop import Agent, AgentSettings, Equipment
 from pawand.agent.permissions import Permissions
-from pawand.agent.run import Target
 from pawand.config import Config
 from pawand.daemon import system
+from pawand.daemon.outside import Outside, cloud_targets, connect
 from pawand.daemon.planning import Plan
-from pawand.memory.eruka import Eruka
 from pawand.metrics import Metrics
 from pawand.peers.aegis import AegisFile
 from pawand.peers.asking import Asking
 from pawand.peers.directory import Directory
-from pawand.providers.catalog import Choice
-from pawand.providers.upstream import Upstream
 from pawand.redact import LogFilter, Redactor
 from pawand.sessions.store import SessionStore
 from pawand.tools import agents, ask_agent, ast_grep, batch, edit, edit_lines, files, git, insert, search, shell
 from pawand.tools.base import Registry, ToolContext
-from pawand.tools.mcp.servers import McpServers
 from pawand.tools.sandbox import Sandbox
 from pawand.tools.skills import Skills
 from pawand.tools.skills import tool as skill_tool
@@ -80,25 +75,16 @@ FIXED = (
 """Settings, and tables of settings, that count from the start to the end of the process."""
 
 
-class Outside(Struct, frozen=True, kw_only=True):
-    """The servers that an agent talks to: those of the models, and what the settings add."""
+class Ground(Struct, frozen=True, kw_only=True):
+    """What stays as it is from the start of the process to its end."""
 
-    provider: Upstream
-    cloud: Upstream | None
-    servers: McpServers | None
-    memory: Eruka | None
-
-    async def retire(self, heir: Outside | None = None) -> None:
-        """Let go of what `heir` does not go on with; answers that come from a provider are waited for."""
-        kept = (heir.provider, heir.cloud, heir.memory) if heir is not None else ()
-        ends = [u.retire() for u in (self.provider, self.cloud) if u is not None and u not in kept]
-        if self.servers is not None:
-            ends.append(self.servers.aclose(heir.servers if heir is not None else None))
-        if self.memory is not None and self.memory not in kept:
-            ends.append(self.memory.aclose())
-        for failure in await asyncio.gather(*ends, return_exceptions=True):
-            if isinstance(failure, Exception):
-                log.error("a server could not be left in order", exc_info=failure)
+    redactor: Redactor
+    workspace: Workspace
+    sandbox: Sandbox
+    store: SessionStore
+    skills: Skills
+    directory: Directory
+    metrics: Metrics
 
 
 class Parts(Struct, kw_only=True):
@@ -109,26 +95,21 @@ class Parts(Struct, kw_only=True):
     """The settings at the start: what they say of FIXED counts to the end."""
     own_names: list[str]
     """Of this machine, for callers from others; empty when bound to loopback only."""
-    redactor: Redactor
-    workspace: Workspace
-    sandbox: Sandbox
-    store: SessionStore
+    ground: Ground
     outside: Outside
-    skills: Skills
     services: Services
 
     async def aclose(self) -> None:
         await self.services.turns.shutdown()
-        await self.services.directory.aclose()
+        await self.ground.directory.aclose()
         await self.outside.retire()
-        self.workspace.close()
+        self.ground.workspace.close()
 
     async def adopt(self, plan: Plan, token: str | None) -> None:
         """Work by another plan from now on, as far as that goes in a running process; turns that run keep theirs."""
-        self.redactor.learn(_secrets(plan, token))
-        old = self.outside
-        self.outside = _outside(plan, self.sandbox, self.redactor, self.plan, old)
-        services = self.services
+        ground, services, old = self.ground, self.services, self.outside
+        ground.redactor.learn(_secrets(plan, token))
+        self.outside = connect(plan, ground.sandbox, ground.redactor, self.plan, old)
         services.config = plan.config
         services.gate = _gate(plan, token, self.own_names)
         services.identity = Identity(
@@ -136,21 +117,11 @@ class Parts(Struct, kw_only=True):
             started=services.identity.started,
             choice=plan.choice,
             cloud=plan.cloud,
-            sandbox=self.sandbox,
+            sandbox=ground.sandbox,
         )
         services.provider = self.outside.provider
-        services.directory.adopt(AegisFile(plan.aegis_files), plan.config.peers)
-        services.turns.bench = _bench(
-            plan,
-            self.store,
-            self.workspace,
-            self.sandbox,
-            self.outside,
-            self.skills,
-            self.redactor,
-            services.directory,
-            services.metrics,
-        )
+        ground.directory.adopt(AegisFile(plan.aegis_files), plan.config.peers)
+        services.turns.bench = _bench(plan, ground, self.outside)
         self.plan = plan
         await old.retire(self.outside)
 
@@ -171,12 +142,18 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
     workspace = Workspace(plan.workspace)
     private = [plan.state, plan.sessions, paths.user_config_dir(), paths.SYSTEM_CONFIG.parent]
     sandbox = Sandbox.probe(plan.config.sandbox, workspace, plan.state / "tmp", private)
-    skills = Skills(plan.skills)
-    outside = _outside(plan, sandbox, redactor)
-    directory = Directory(plan.agent_id, AegisFile(plan.aegis_files), plan.config.peers)
-    metrics = Metrics(tool.name for tool in TOOLS)
-    bench = _bench(plan, store, workspace, sandbox, outside, skills, redactor, directory, metrics)
-    turns = TurnManager(bench, sandbox.forget)
+    ground = Ground(
+        redactor=redactor,
+        workspace=workspace,
+        sandbox=sandbox,
+        store=store,
+        skills=Skills(plan.skills),
+        directory=Directory(plan.agent_id, AegisFile(plan.aegis_files), plan.config.peers),
+        metrics=Metrics(tool.name for tool in TOOLS),
+    )
+    outside = connect(plan, sandbox, redactor)
+    turns = TurnManager(_bench(plan, ground, outside), sandbox.forget)
+    metrics = ground.metrics
     metrics.show("active_turns", "Sessions with a turn that has not ended.", lambda: turns.active_turns)
     metrics.show("queued_turns", "Turns that wait behind another of their session.", lambda: turns.queued_turns)
     metrics.show("followers", "Open event streams.", lambda: turns.followers)
@@ -191,22 +168,11 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
             sandbox=sandbox,
         ),
         turns=turns,
-        directory=directory,
+        directory=ground.directory,
         provider=outside.provider,
         metrics=metrics,
     )
-    return Parts(
-        plan=plan,
-        started=plan.config,
-        own_names=own_names,
-        redactor=redactor,
-        workspace=workspace,
-        sandbox=sandbox,
-        store=store,
-        outside=outside,
-        skills=skills,
-        services=services,
-    )
+    return Parts(plan=plan, started=plan.config, own_names=own_names, ground=ground, outside=outside, services=services)
 
 
 def is_fixed(key: str) -> bool:
@@ -230,34 +196,6 @@ def _gate(plan: Plan, token: str | None, own_names: list[str]) -> Gate:
     )
 
 
-def _outside(
-    plan: Plan, sandbox: Sandbox, redactor: Redactor, old_plan: Plan | None = None, old: Outside | None = None
-) -> Outside:
-    """What is the same by both plans is taken over."""
-
-    def upstream(choice: Choice, former: Upstream | None) -> Upstream:
-        fits = former is not None and former.fits(choice, plan.config)
-        return former if former is not None and fits else Upstream(choice, plan.config, redactor)
-
-    settings = plan.config
-    former = old.servers if old is not None else None
-    memory = old.memory if old is not None and old_plan is not None and old_plan.eruka == plan.eruka else None
-    return Outside(
-        provider=upstream(plan.choice, old.provider if old else None),
-        cloud=upstream(plan.cloud, old.cloud if old else None) if plan.cloud is not None else None,
-        servers=McpServers(settings.mcp, sandbox, redactor, former) if settings.mcp else None,
-        memory=memory or (Eruka(plan.eruka, redactor) if plan.eruka.enabled else None),
-    )
-
-
-def _cloud_targets(settings: Config, cloud: Upstream | None) -> list[Target]:
-    """None for a cloud that cannot answer: its error would hide why the first provider failed."""
-    if cloud is None or settings.cloud is None or cloud.fault is not None:
-        return []
-    models = dict.fromkeys([settings.cloud.model, *settings.cloud.fallback_models])
-    return [Target(cloud, model) for model in models]
-
-
 def _agent_settings(plan: Plan) -> AgentSettings:
     settings = plan.config
     return AgentSettings(
@@ -272,27 +210,17 @@ def _agent_settings(plan: Plan) -> AgentSettings:
     )
 
 
-def _bench(
-    plan: Plan,
-    store: SessionStore,
-    workspace: Workspace,
-    sandbox: Sandbox,
-    outside: Outside,
-    skills: Skills,
-    redactor: Redactor,
-    directory: Directory,
-    metrics: Metrics,
-) -> Bench:
+def _bench(plan: Plan, ground: Ground, outside: Outside) -> Bench:
     settings = plan.config
-    tools = [*TOOLS, *([skill_tool(skills)] if skills.readable else [])]
+    tools = [*TOOLS, *([skill_tool(ground.skills)] if ground.skills.readable else [])]
     if plan.has_company:
-        tools.append(ask_agent.tool(Asking(settings.peers, directory), settings.limits.hops, settings.peers))
+        tools.append(ask_agent.tool(Asking(settings.peers, ground.directory), settings.limits.hops, settings.peers))
     equipment = Equipment(
         provider=outside.provider,
-        cloud=_cloud_targets(settings, outside.cloud),
-        tools=Registry(tools, redactor),
+        cloud=cloud_targets(settings, outside.cloud),
+        tools=Registry(tools, ground.redactor),
         servers=outside.servers,
-        skills=skills,
+        skills=ground.skills,
         memory=outside.memory,
     )
     permissions = Permissions(settings.permissions, plan.settings.workspace_permissions)
@@ -300,21 +228,21 @@ def _bench(
     def new_context(session_id: str, seen: dict[str, Stamp], hops: int) -> ToolContext:
         return ToolContext(
             session_id=session_id,
-            workspace=workspace,
-            sandbox=sandbox,
+            workspace=ground.workspace,
+            sandbox=ground.sandbox,
             bash_timeout_secs=settings.bash_timeout_secs,
             max_result_chars=settings.max_result_chars,
-            redactor=redactor,
+            redactor=ground.redactor,
             hops=hops,
             seen=seen,
         )
 
     return Bench(
-        agent=Agent(_agent_settings(plan), equipment, permissions, redactor),
+        agent=Agent(_agent_settings(plan), equipment, permissions, ground.redactor),
         provider=outside.provider,
-        store=store,
-        metrics=metrics,
-        redactor=redactor,
+        store=ground.store,
+        metrics=ground.metrics,
+        redactor=ground.redactor,
         limits=settings.limits,
         new_context=new_context,
         default_model=plan.choice.model,

@@ -183,7 +183,7 @@ async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
 def _announce(plan: Plan, url: str, parts: Parts) -> None:
     """Say where we are."""
     _warn(plan)
-    status = parts.sandbox.status
+    status = parts.ground.sandbox.status
     if status.word != "bwrap":
         log.warning("commands run without a sandbox: %s", status.reason)
     if os.geteuid() == 0:

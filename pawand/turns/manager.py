@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -23,28 +23,13 @@ from pawand.sessions.fork import fork
 from pawand.sessions.model import Message, Session, check_id, new_id
 from pawand.sessions.store import SessionStore
 from pawand.tools.output import clean
-from pawand.tools.workspace import Stamp
 from pawand.turns.log import EventLog
+from pawand.turns.slots import Slot, Slots
 from pawand.turns.submissions import KEPT_SECS, Submission, Submissions
 from pawand.turns.turn import Bench, Turn
 
 BUSY_RETRY_SECS = 5
 _MODEL = re.compile(wire.MODEL_PATTERN)
-
-
-class _Slot:
-    """What the daemon keeps of a session while it is in use."""
-
-    def __init__(self, event_log: EventLog, approvals: Approvals) -> None:
-        self.log = event_log
-        self.approvals = approvals
-        self.seen: dict[str, Stamp] = {}
-        """The files that the session's model has read or written."""
-        self.order = asyncio.Lock()
-        """Held by whoever changes the session; it is given in the order in which it was asked for."""
-        self.turns: list[Turn] = []
-        """Those that have not ended, the running one first."""
-        self.idle: asyncio.TimerHandle | None = None
 
 
 class Followed(Struct, frozen=True):
@@ -73,9 +58,7 @@ class TurnManager:
         """Of the turns that begin from now on."""
         self.stopping = False
         self._forget_context = forget_context
-        self._slots: dict[str, _Slot] = {}
-        self._granted: dict[str, Approvals] = {}
-        """Of sessions without a slot: what a user allowed for the whole session outlives it."""
+        self._slots = Slots(lambda: self.bench.limits)
         self._submissions = Submissions()
         self._places = asyncio.Semaphore(bench.limits.turns)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,7 +103,7 @@ class TurnManager:
             raise BusyError(f"session {session_id} has {ahead - 1} messages waiting already", BUSY_RETRY_SECS)
         message = Message(role="user", content=self.bench.redactor.text(clean(submission.message)))
         written = self.store.keep_waiting(session_id, message) if accept else None
-        slot = self._slot(session_id)
+        slot = self._slots.use(session_id)
         turn = Turn(
             session_id,
             message,
@@ -161,7 +144,7 @@ class TurnManager:
             raise ConflictError(f"session {session_id} exists already")
         title = None if title is None else self.bench.redactor.text(title)
         session = Session.new(session_id, model or self.bench.default_model, title=title, pinned_model=model)
-        async with self._alone(session_id):
+        async with self._slots.alone(session_id):
             await asyncio.to_thread(self.store.create, session)
         return session_id
 
@@ -201,7 +184,7 @@ class TurnManager:
         if session_id in self._slots:
             for turn in list(self._slots[session_id].turns):
                 turn.stop(CancelledTurnError("the session was deleted"))
-        async with self._alone(session_id) as slot:
+        async with self._slots.alone(session_id) as slot:
             self._submissions.forget(session_id)
             slot.approvals, slot.seen = Approvals(), {}
             await asyncio.to_thread(self._forget_context, session_id)
@@ -220,9 +203,9 @@ class TurnManager:
 
     def follow(self, session_id: str) -> Followed:
         """The log of an existing session (the caller has checked that it exists)."""
-        slot = self._slot(session_id)
+        slot = self._slots.use(session_id)
         running = next((turn.first for turn in slot.turns), None)
-        self._let_go_later(session_id, slot)
+        self._slots.let_go_later(session_id, slot)
         return Followed(slot.log, running)
 
     async def shutdown(self, grace_secs: float = 0.0) -> None:
@@ -271,30 +254,7 @@ class TurnManager:
         if self.stopping:
             raise UnavailableError("pawand is shutting down", BUSY_RETRY_SECS)
 
-    def _slot(self, session_id: str) -> _Slot:
-        slot = self._slots.get(session_id)
-        if slot is None:
-            approvals = self._granted.pop(session_id) if session_id in self._granted else Approvals()
-            slot = self._slots[session_id] = _Slot(EventLog(self.bench.limits.ring_bytes), approvals)
-        if slot.idle is not None:
-            slot.idle.cancel()
-            slot.idle = None
-        return slot
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, session_id: str) -> AsyncIterator[_Slot]:
-        """The session's slot while no turn of it runs and nobody else changes it."""
-        while True:
-            slot = self._slot(session_id)
-            async with slot.order:
-                if self._slots.get(session_id) is slot:  # else it was deleted while we waited
-                    try:
-                        yield slot
-                    finally:
-                        self._let_go_if_unused(session_id, slot)
-                    return
-
-    async def _run(self, slot: _Slot, turn: Turn) -> None:
+    async def _run(self, slot: Slot, turn: Turn) -> None:
         async with slot.order:
             try:
                 with contextlib.suppress(asyncio.CancelledError):  # only Turn.stop cancels
@@ -306,31 +266,4 @@ class TurnManager:
                     await turn.abandon(self.bench)
             finally:
                 slot.turns.remove(turn)
-        self._let_go_later(turn.session_id, slot)
-
-    def _let_go_if_unused(self, session_id: str, slot: _Slot) -> None:
-        """At once where nothing was ever said in it; an id that anybody can make up must cost nothing."""
-        unused = slot.log.last == 0 and not slot.turns and not slot.log.followed
-        if unused:
-            self._forget(session_id, slot)
-        else:
-            self._let_go_later(session_id, slot)
-
-    def _let_go_later(self, session_id: str, slot: _Slot) -> None:
-        """Forget an idle session's log after a while; a follower or a new turn keeps it."""
-        if slot.idle is not None:
-            slot.idle.cancel()
-        loop = asyncio.get_running_loop()
-        slot.idle = loop.call_later(self.bench.limits.log_idle_secs, self._let_go, session_id, slot)
-
-    def _let_go(self, session_id: str, slot: _Slot) -> None:
-        if slot.turns or slot.log.followed or slot.order.locked():
-            self._let_go_later(session_id, slot)
-        else:
-            self._forget(session_id, slot)
-
-    def _forget(self, session_id: str, slot: _Slot) -> None:
-        if self._slots.get(session_id) is slot:
-            del self._slots[session_id]
-            if slot.approvals.granted:
-                self._granted[session_id] = slot.approvals
+        self._slots.let_go_later(turn.session_id, slot)
