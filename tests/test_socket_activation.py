@@ -137,7 +137,7 @@ def test_beyond_loopback_follows_from_the_socket(tmp_path: Path, env: dict[str, 
     with activated(tmp_path, env, [sock]) as daemon:
         assert daemon.ready()["url"] == f"http://127.0.0.1:{sock.getsockname()[1]}"
         assert (daemon.state / "token").stat().st_mode & 0o777 == 0o600
-        assert f"systemd holds the sockets: {shown(sock)}" in daemon.log.read_text()
+        harness.until(lambda: f"systemd holds the sockets: {shown(sock)}" in daemon.log.read_text(), "the log says so")
 
 
 def test_sockets_for_another_process_are_left_alone(tmp_path: Path, env: dict[str, str]) -> None:

@@ -64,7 +64,10 @@ class Interrupts:
         if self.count == 1 and self._cancelling is None:
             # Not here: the signal may have come in the middle of a write, which cannot be begun again in itself.
             self._cancelling = threading.Thread(target=self._cancel, daemon=True)
+            # A signal that this thread took would not wake the main one, which waits for the daemon's next word.
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             self._cancelling.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
         if self.count > 1 or self._asking:
             raise KeyboardInterrupt
 
