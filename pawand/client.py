@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -35,12 +35,21 @@ class RefusedError(PawandError):
 
 
 class Client:
-    """Requests to one daemon. `token` is sent where there is one."""
+    """Requests to one daemon. `token` is sent where there is one, `headers` with every request."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        answer_secs: float = ANSWER_SECS,
+    ) -> None:
         """Raises ConfigError for what is no address."""
         self.url = url.rstrip("/")
         self._token = token
+        self._headers = headers or {}
+        self._answer_secs = answer_secs
         try:
             parts = urlsplit(self.url)
             port = parts.port
@@ -110,7 +119,7 @@ class Client:
         return data
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        with self._open(method, path, body, ANSWER_SECS) as response:
+        with self._open(method, path, body, self._answer_secs) as response:
             if response.status == HTTPStatus.NO_CONTENT:
                 return None
             answer = response.read()
@@ -123,7 +132,7 @@ class Client:
     def _open(
         self, method: str, path: str, body: dict[str, Any] | None, timeout: float | None
     ) -> Iterator[http.client.HTTPResponse]:
-        headers = {"Accept": "application/json, text/event-stream"}
+        headers = {"Accept": "application/json, text/event-stream", **self._headers}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         if body is not None:

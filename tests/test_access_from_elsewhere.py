@@ -396,6 +396,14 @@ def test_preflights(there: Place, lan: Lan) -> None:
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+def test_options_that_are_no_preflight_need_the_token(there: Place, lan: Lan) -> None:
+    for target in ("OPTIONS /chat", "OPTIONS /health", "OPTIONS /nothing", "OPTIONS *"):
+        for lines in ([], [f"Origin: {PAGE}"], ["Access-Control-Request-Method: POST"]):
+            assert there.knock(lan.hosts[1], target, *lines).refusal == (401, "unauthorized")
+    assert there.knock(lan.hosts[1], "OPTIONS /chat", there.bearer()).status == 204
+    assert there.knock(lan.hosts[1], "OPTIONS /nothing", there.bearer()).refusal == (404, "not_found")
+
+
 def test_two_origins_are_none(there: Place, lan: Lan) -> None:
     answer = there.knock(lan.hosts[1], "GET /models", f"Origin: {PAGE}\r\nOrigin: {EVIL}", there.bearer())
     assert answer.status in (400, 403)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -31,11 +30,16 @@ class Context:
         return self._url
 
     def client(self) -> Client:
-        """A client for `--url`, else the running daemon of this state folder, else the configured address."""
-        known = read_state_file(paths.state_dir()) or {}
-        url = self._url or str(known.get("url", "")) or _configured_url()
-        local = url == known.get("url") or _is_loopback(url)
-        return Client(url, _token(str(known.get("token_file", paths.state_dir() / "token"))) if local else None)
+        """A client for `--url`, else the running daemon of this state folder, else the configured address.
+
+        Only the running daemon of this state folder gets the token: anybody may listen on any other address, one of
+        loopback too.
+        """
+        known = read_state_file(paths.state_dir())
+        url = self._url or (str(known["url"]) if known else _configured_url())
+        if known is None or url.rstrip("/") != known["url"]:
+            return Client(url)
+        return Client(url, _token(str(known["token_file"])))
 
     @property
     def has_url(self) -> bool:
@@ -55,15 +59,7 @@ def _configured_url() -> str:
     return url_of(host, server.port)
 
 
-def _is_loopback(url: str) -> bool:
-    try:
-        return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
-    except ValueError:
-        return False
-
-
 def _token(file: str) -> str | None:
-    """The token of this machine; a daemon elsewhere never gets it."""
     try:
         return Path(file).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -14,6 +15,7 @@ from pawand.config import Config
 from pawand.daemon import system
 from pawand.daemon.outside import Outside, cloud_targets, connect
 from pawand.daemon.planning import Plan
+from pawand.errors import ConfigError
 from pawand.metrics import Metrics
 from pawand.peers.aegis import AegisFile
 from pawand.peers.asking import Asking
@@ -30,6 +32,7 @@ from pawand.turns.manager import TurnManager
 from pawand.turns.turn import Bench
 from pawand.web.access import Gate
 from pawand.web.services import Identity, Services
+from pawand.web.store_look import StoreLook
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +128,22 @@ class Parts(Struct, kw_only=True):
         self.plan = plan
         await old.retire(self.outside)
 
+    async def read_token(self, plan: Plan) -> str | None:
+        """Raises ConfigError."""
+        return await asyncio.to_thread(system.read_token, plan, beyond_loopback=bool(self.own_names))
+
+    async def take_token(self) -> None:
+        """Read it again by the plan in force: an old one must not go on counting because new settings are wrong."""
+        try:
+            token = await self.read_token(self.plan)
+        except ConfigError as error:
+            log.error("the token stays as it was: %s", error)  # noqa: TRY400 - a user's slip needs no traceback
+            return
+        self.ground.redactor.learn(_secrets(self.plan, token))
+        self.services.gate = _gate(self.plan, token, self.own_names)
+        if token is not None:
+            log.info("the token was read again, and counts")
+
     def changes(self, plan: Plan) -> tuple[list[str], list[str]]:
         """The settings that `plan` would change at once, and those that would wait for the next start."""
         at_once = [key for key in config.differences(self.plan.config, plan.config) if not is_fixed(key)]
@@ -171,6 +190,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
         directory=ground.directory,
         provider=outside.provider,
         metrics=metrics,
+        store_look=StoreLook(store),
     )
     return Parts(plan=plan, started=plan.config, own_names=own_names, ground=ground, outside=outside, services=services)
 

@@ -169,8 +169,12 @@ async def _reload_when_asked(
 
 
 async def _reload(parts: Parts, publish: Callable[[Plan], None]) -> None:
-    plan = await asyncio.to_thread(parts.plan.again)
-    token = await asyncio.to_thread(system.read_token, plan, beyond_loopback=bool(parts.own_names))
+    try:
+        plan = await asyncio.to_thread(parts.plan.again)
+        token = await parts.read_token(plan)
+    except ConfigError:
+        await parts.take_token()
+        raise
     changed, waiting = parts.changes(plan)
     await parts.adopt(plan, token)
     await asyncio.to_thread(_try_to, publish, plan)

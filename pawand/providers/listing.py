@@ -17,11 +17,12 @@ from pawand.wire import MAX_MODEL_CHARS, MODEL_PATTERN
 MAX_BYTES = 4 * 1024 * 1024
 MAX_MODELS = 2000
 KEPT_SECS = 60.0
+FAILED_SECS = 5.0
 _NAME = re.compile(MODEL_PATTERN)
 
 
 class Listing:
-    """Asks at most once in KEPT_SECS, with one request for all who wait; what fails is asked again."""
+    """Asks at most once in KEPT_SECS, after a failure in FAILED_SECS, with one request for all who wait."""
 
     def __init__(self, ask: Callable[[], Awaitable[list[str]]]) -> None:
         self._ask = ask
@@ -47,6 +48,7 @@ class Listing:
             self._until = time.monotonic() + KEPT_SECS
         except ProviderError as error:
             self._failure = error
+            self._until = time.monotonic() + FAILED_SECS
         self._asked += 1
 
 

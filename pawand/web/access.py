@@ -38,7 +38,8 @@ class TooManyFailuresError(RetryLaterError):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What the decision rests on. `public` is a GET or HEAD of `/health` or `/agents`."""
+    """What the decision rests on. `public` is a GET or HEAD of `/health` or `/agents`, `preflight` a browser's question
+    whether a page may send what it wants to."""
 
     headers: HTTPHeaders
     scheme: str
@@ -94,8 +95,8 @@ class Gate:
             )
         if request.preflight:
             return Grant(full=False, allow_origin=origin)
-        has_token = self._check_token(request)
-        if has_token or (trusted and _is_local(request) and not self._local_auth):
+        needs_none = trusted and _is_local(request) and not self._local_auth
+        if self._check_token(request, needs_none=needs_none) or needs_none:
             return Grant(full=True, allow_origin=origin)
         if request.public:
             return Grant(full=False, allow_origin=origin)
@@ -125,17 +126,23 @@ class Gate:
         own = _normal_origin(f"{request.scheme}://{request.headers.get('Host', '')}")
         return normal in self._origins or normal == own or is_loopback(urlsplit(normal).hostname or "")
 
-    def _check_token(self, request: Request) -> bool:
-        """Whether the right token was sent; a wrong one raises, from anywhere."""
+    def _check_token(self, request: Request, *, needs_none: bool = False) -> bool:
+        """Whether the right token was sent; a wrong one raises, from anywhere.
+
+        The failures of others on the same address do not lock out a caller who `needs_none`.
+        """
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or self._token is None:
             return False
+        is_right = hmac.compare_digest(sent.strip().encode("utf-8", "surrogateescape"), self._token.encode())
+        if is_right and needs_none:
+            return True
         key = _address_key(request.peer)
         failures = self._recent_failures(key)
         if len(failures) >= MAX_FAILURES:
             wait = math.ceil(failures[0] + FAILURE_WINDOW_SECS - time.monotonic())
             raise TooManyFailuresError("too many wrong tokens from this address; wait a minute", max(1, wait))
-        if not hmac.compare_digest(sent.strip().encode("utf-8", "surrogateescape"), self._token.encode()):
+        if not is_right:
             self._failures[key] = [*failures, time.monotonic()]
             if len(self._failures) > _MAX_ADDRESSES:
                 del self._failures[next(iter(self._failures))]

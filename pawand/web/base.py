@@ -122,7 +122,8 @@ class BaseHandler(RequestHandler):
             scheme=self.request.protocol,
             peer=self.request.remote_ip or "",
             public=self.public and self.request.method in ("GET", "HEAD"),
-            preflight=self.request.method == "OPTIONS",
+            preflight=self.request.method == "OPTIONS"
+            and {"Origin", "Access-Control-Request-Method"} <= self.request.headers.keys(),
         )
         self._set_cors(self.services.gate.allowed_origin(request))
         self.grant = self.services.gate.admit(request)
@@ -198,6 +199,12 @@ class BaseHandler(RequestHandler):
         if len(keys) > 1:
             raise BadRequestError("there is more than one `Idempotency-Key`: send one")
         return keys[0] if keys else None
+
+    @property
+    def is_a_strange_pages(self) -> bool:
+        """Whether a browser says that a page of another site asks, which sends no Origin for a picture or a link."""
+        site = self.request.headers.get("Sec-Fetch-Site", "").strip().lower()
+        return "Origin" not in self.request.headers and site in ("cross-site", "same-site")
 
     @property
     def hops(self) -> int:

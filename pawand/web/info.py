@@ -12,10 +12,9 @@ from pawand import __version__, wire
 from pawand.errors import BadRequestError, ProviderError
 from pawand.metrics import CONTENT_TYPE
 from pawand.web import openapi
+from pawand.web.access import ForbiddenError
 from pawand.web.base import BaseHandler
 from pawand.web.services import Services
-
-STORE_SECS = 2.0  # a disk that hangs must not hang the health check
 
 
 class HealthHandler(BaseHandler):
@@ -83,9 +82,9 @@ class AgentsHandler(BaseHandler):
 
     async def get(self) -> None:
         peers = await self.services.directory.peers()
-        if self.grant.full:
+        if self.grant.full and not self.is_a_strange_pages:
             self.services.directory.probe()
-        else:
+        if not self.grant.full:
             peers = [msgspec.structs.replace(peer, port=UNSET, source=UNSET, online=UNSET) for peer in peers]
         self.reply(wire.Agents(self.services.directory.agent_id, peers))
 
@@ -97,6 +96,8 @@ class ModelsHandler(BaseHandler):
         live = self.get_query_argument("live", None)
         if live not in (None, "1"):
             raise BadRequestError(f"`live` must be 1, not {live!r}; leave it out for the configured models")
+        if live and self.is_a_strange_pages:
+            raise ForbiddenError("pages of other sites may not have the provider asked: leave `live` out")
         rows = self._configured()
         self.reply(wire.Models(rows) if live is None else await self._with_live(rows))
 
@@ -131,13 +132,8 @@ class OpenApiHandler(BaseHandler):
 
 async def _faults(services: Services) -> list[str]:
     """What keeps the daemon from its work."""
-    me, store = services.identity, services.turns.store
-    found = [None if me.has_cloud else me.choice.fault]
-    try:
-        async with asyncio.timeout(STORE_SECS):
-            found.append(await asyncio.to_thread(store.fault))
-    except TimeoutError:
-        found.append(f"the session store {store.folder} does not answer")
+    me = services.identity
+    found = [None if me.has_cloud else me.choice.fault, await services.store_look.fault()]
     if not me.sandbox.usable:
         found.append(f"[sandbox] mode is require, but {me.sandbox.status.reason}")
     return [fault for fault in found if fault]

@@ -12,6 +12,7 @@ from pawand.providers.catalog import Choice
 from pawand.tools.sandbox import Sandbox
 from pawand.turns.manager import TurnManager
 from pawand.web.access import Gate
+from pawand.web.store_look import StoreLook
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -39,3 +40,4 @@ class Services(Struct, kw_only=True):
     directory: Directory
     provider: Provider
     metrics: Metrics
+    store_look: StoreLook

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests import harness
-from tests.harness import until
+from tests.fakes import openai_server as fake
+from tests.fakes.openai_server import OpenAIServer
+
+COUNTS = "{state}/token: it counts now: the daemon (pid {pid}) has read it\n"
 
 
 @pytest.fixture
@@ -113,18 +117,68 @@ def test_root_leaves_it_to_the_owner_of_the_state_folder(state: Path) -> None:
 
 def test_a_running_daemon_takes_the_new_one_at_once(pawand: harness.Process, state: Path) -> None:
     made = token(state, "new")
-    assert made.stderr == f"{state}/token: the daemon (pid {pawand.process.pid}) reads it now\n"
-    until(lambda: "settings read again" in pawand.log_text(), "it has read it")
+    assert (made.returncode, made.stderr) == (0, COUNTS.format(state=state, pid=pawand.process.pid))
     through = {"X-Forwarded-For": "10.0.0.9"}
     assert pawand.call("GET", "/models", headers=through)[0] == 401
     first = {"Authorization": f"Bearer {made.stdout.strip()}", **through}
     assert pawand.call("GET", "/models", headers=first)[0] == 200
     second = json.loads(token(state, "new", "--json").stdout)
     assert second["told"] is True
-    until(lambda: pawand.log_text().count("settings read again") == 2, "it has read it again")
     assert pawand.call("GET", "/models", headers=first)[0] == 401
     assert pawand.call("GET", "/models", headers=through | {"Authorization": f"Bearer {second['token']}"})[0] == 200
     assert second["token"] not in pawand.log_text()
+
+
+def test_it_counts_although_new_settings_do_not(pawand: harness.Process, state: Path) -> None:
+    first = token(state, "new").stdout.strip()
+    (pawand.workspace / "pawan.toml").write_text("model = [broken\n")
+    made = token(state, "new")
+    assert (made.returncode, made.stderr) == (0, COUNTS.format(state=state, pid=pawand.process.pid))
+    through = {"X-Forwarded-For": "10.0.0.9"}
+    assert pawand.call("GET", "/models", headers=through | {"Authorization": f"Bearer {first}"})[0] == 401
+    second = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    assert pawand.call("GET", "/models", headers=through | second)[0] == 200
+    words = ("read again", "settings stay as they were")
+    lines = [line for line in pawand.log_text().splitlines() if any(word in line for word in words)]
+    assert "settings read again" in lines[0]
+    assert "the token was read again, and counts" in lines[1]
+    assert "the settings stay as they were: " in lines[2]
+
+
+def test_old_and_new_one_are_kept_out_of_events(pawand: harness.Process, state: Path, upstream: OpenAIServer) -> None:
+    first = token(state, "new").stdout.strip()
+    (pawand.workspace / "pawan.toml").write_text("model = [broken\n")
+    second = token(state, "new").stdout.strip()
+    upstream.script = [fake.text(f"{first} and {second}")]
+    assert pawand.call("POST", "/chat", {"message": "hi"})[1]["content"] == "[redacted] and [redacted]"
+
+
+@pytest.mark.slow
+def test_what_the_daemon_does_not_take_is_told(pawand: harness.Process, state: Path) -> None:
+    pid = pawand.process.pid
+    os.kill(pid, signal.SIGSTOP)  # as one that hangs
+    try:
+        made = token(state, "new", "--json")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    answer = json.loads(made.stdout)
+    assert (made.returncode, answer["told"]) == (1, False)
+    assert made.stderr.startswith(f"pawand: it is written, but the daemon (pid {pid}) does not take it yet")
+    assert answer["token"] == (state / "token").read_text().strip()
+
+
+@pytest.mark.slow
+def test_a_daemon_that_cannot_read_it_is_told(pawand: harness.Process, state: Path, tmp_path: Path) -> None:
+    pid = pawand.process.pid
+    file = state / "run/pawand.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"token_file": f"{tmp_path}/elsewhere/token"}))
+    made = token(state, "new")
+    assert made.returncode == 1
+    assert made.stderr.startswith(
+        f"{tmp_path}/elsewhere/token: it is written, but the daemon (pid {pid}) does not take"
+    )
+    assert f"kill -HUP {pid}" in made.stderr
+    assert made.stdout == (tmp_path / "elsewhere/token").read_text()
 
 
 def test_nobody_else_gets_the_signal(state: Path) -> None:

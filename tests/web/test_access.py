@@ -154,6 +154,24 @@ async def test_a_preflight_of_an_allowed_page(fetch: Fetch) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.settings(server__cors_origins=["http://app.example"])
+async def test_options_that_are_no_preflight_need_what_others_need(token: str, fetch: Fetch) -> None:
+    asks = {"Access-Control-Request-Method": "POST"}
+    page = {"Origin": "http://app.example"}
+    proxied = {"Via": "1.1 proxy"}
+    for headers in ({}, asks, page):
+        for path in ("/chat", "/health", "/nothing"):
+            refused = await fetch(path, method="OPTIONS", headers=proxied | headers)
+            assert (refused.code, json.loads(refused.body)["code"]) == (401, "unauthorized")
+            assert "Allow" not in refused.headers
+        assert (await fetch("/chat", method="OPTIONS", headers=proxied | headers | bearer(token))).code == 204
+        assert (await fetch("/nothing", method="OPTIONS", headers=proxied | headers | bearer(token))).code == 404
+        assert (await fetch("/chat", method="OPTIONS", headers=headers)).code == 204
+    assert (await fetch("/chat", method="OPTIONS", headers=proxied | page | asks)).code == 204
+    assert (await fetch("/nothing", method="OPTIONS", headers=proxied | page | asks)).code == 404
+
+
+@pytest.mark.gen_test
 async def test_errors_can_be_read_by_an_allowed_page(fetch: Fetch) -> None:
     origin = {"Origin": "http://localhost:5173"}
     for answer in (
@@ -204,10 +222,30 @@ async def test_a_wrong_token_is_refused_from_anywhere_and_ten_of_them_lock_the_a
     assert (await fetch("/sessions", headers=bearer(token))).code == 200
     for _ in range(10):
         assert (await fetch("/health", headers=bearer("wrong" * 8))).code == 401
-    answer = await fetch("/sessions", headers=bearer(token))
-    assert (answer.code, json.loads(answer.body)["code"]) == (429, "too_many_failures")
-    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    for headers in (bearer("wrong" * 8), {"Via": "1.1 proxy"} | bearer(token)):
+        answer = await fetch("/sessions", headers=headers)
+        assert (answer.code, json.loads(answer.body)["code"]) == (429, "too_many_failures")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
     assert (await fetch("/sessions")).code == 200
+
+
+@pytest.mark.gen_test
+async def test_who_needs_no_token_and_sends_the_right_one_is_not_locked_out_by_others(token: str, fetch: Fetch) -> None:
+    for number in range(12):
+        assert (await fetch("/sessions", headers=bearer("wrong" * 8))).code == (401 if number < 10 else 429)
+    for more in ({}, {"Origin": "http://localhost:5173"}):
+        assert (await fetch("/sessions", headers=more | bearer(token))).code == 200
+        assert set(json.loads((await fetch("/health", headers=more | bearer(token))).body)) > README_HEALTH
+    evil = {"Origin": "https://evil.example"}
+    assert (await fetch("/health", headers=evil | bearer(token))).code == 429
+
+
+@pytest.mark.gen_test
+@pytest.mark.settings(server__local_auth="token")
+async def test_where_all_need_the_token_ten_wrong_ones_lock_all_of_this_machine(token: str, fetch: Fetch) -> None:
+    for _ in range(10):
+        assert (await fetch("/sessions", headers=bearer("wrong" * 8))).code == 401
+    assert (await fetch("/sessions", headers=bearer(token))).code == 429
 
 
 @pytest.mark.gen_test

@@ -52,6 +52,19 @@ async def test_a_stranger_sees_less_and_has_nobody_asked(fetch: Fetch, parts: Pa
 
 
 @pytest.mark.gen_test
+async def test_a_page_of_another_site_has_nobody_asked(fetch: Fetch, aegis: Path) -> None:
+    """A picture whose address is ours comes without an Origin."""
+    aegis.write_text('[peers.down]\nip = "127.99.0.2"\n')
+    for site in ("cross-site", "same-site") * 10:
+        [row] = msgspec.json.decode((await fetch("/agents", headers={"Sec-Fetch-Site": site})).body)["peers"]
+        assert (row["source"], row["online"]) == ("aegis", None)
+    for own in ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:1"}):
+        while row["online"] is None:  # the peer refuses
+            [row] = msgspec.json.decode((await fetch("/agents", headers=own)).body)["peers"]
+        assert row["online"] is False
+
+
+@pytest.mark.gen_test
 async def test_a_thousand_peers_are_answered_at_once(fetch: Fetch, parts: Parts, aegis: Path) -> None:
     lines = (
         f'[peers.agent{n:04}]\nip = "127.99.{n // 250}.{n % 250}"\ngroups = ["g{n % 7}", "all"]\n' for n in range(MANY)

@@ -85,14 +85,18 @@ WRONG: list[tuple[str, Any, str]] = [
 @FALLBACK
 @pytest.mark.parametrize(("reply", "reason"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
 async def test_what_the_provider_cannot_say_is_told(
-    fetch: Fetch, upstream: OpenAIServer, reply: Any, reason: str
+    fetch: Fetch, upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch, reply: Any, reason: str
 ) -> None:
     upstream.models = reply
     found = await ask(fetch)
     assert (found["models"], found["live"]) == (CONFIGURED, False)
     assert reason in found["reason"]
-    upstream.models = listing(page("late"))  # a failure is not kept
+    upstream.models = listing(page("late"))
+    assert await ask(fetch) == found
+    asked = upstream.listings
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 6))
     assert (await ask(fetch))["models"][-1]["name"] == "late"
+    assert upstream.listings == asked + 1
 
 
 @pytest.mark.gen_test
@@ -111,6 +115,19 @@ async def test_names_that_no_request_could_send_are_left_out(fetch: Fetch, upstr
     odd = ["", " ", "a\nb", "\x1b[31mred", "x" * 257, "right\u202eleft", "fine", "x" * 256]
     upstream.models = listing(page(*odd))
     assert [model["name"] for model in (await ask(fetch))["models"]] == [harness.MODEL, "fine", "x" * 256]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site"])
+async def test_pages_of_other_sites_have_nobody_asked(fetch: Fetch, upstream: OpenAIServer, site: str) -> None:
+    page = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    refused = await fetch("/models?live=1", headers=page)
+    assert (refused.code, json.loads(refused.body)["code"]) == (403, "origin_not_allowed")
+    assert json.loads((await fetch("/models", headers=page)).body)["models"]
+    assert upstream.listings == 0
+    for own in ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}, page | {"Origin": "http://localhost:1"}):
+        assert json.loads((await fetch("/models?live=1", headers=own)).body)["live"] is True
+    assert upstream.listings == 1
 
 
 @pytest.mark.gen_test
