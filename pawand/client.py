@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,24 @@ from pawand import paths, procfs
 from pawand.errors import ConfigError, PawandError
 
 CONNECT_SECS = 5.0
+MAX_UPTIME_SECS = 10**10
 ANSWER_SECS = 10.0
 STREAM_SECS = 60.0  # the daemon sends a comment every 15 s
+# What is computed with here must be what it should be, whoever answers; the rest is only shown.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "uptime_secs": lambda value: type(value) in (int, float) and 0 <= value < MAX_UPTIME_SECS,
+    "updated_at": lambda value: _is_time(value),
+    "timestamp": lambda value: _is_time(value),
+    "id": lambda value: isinstance(value, str),
+    "content": lambda value: isinstance(value, str),
+    "title": lambda value: isinstance(value, str),
+    "role": lambda value: isinstance(value, str),
+    "messages": lambda value: isinstance(value, list),
+    "reasons": lambda value: isinstance(value, list),
+    "groups": lambda value: value is None or isinstance(value, list),
+    "tool_calls": lambda value: _are_objects(value, {"id", "name", "arguments"}),
+    "tool_result": lambda value: isinstance(value, dict) and isinstance(value.get("tool_call_id"), str),
+}
 _STATE_KEYS = {"pid", "start_ticks", "url", "version", "token_file", "workspace", "options", "drain_secs", "systemd"}
 
 
@@ -24,6 +41,18 @@ class NotRunningError(PawandError):
     """Nobody answers at the daemon's address."""
 
     code = "not_running"
+
+
+class UnansweringError(NotRunningError):
+    """The daemon of this state folder runs, and does not answer."""
+
+    code = "unanswering"
+
+
+class StateError(PawandError):
+    """The state folder may not be looked into."""
+
+    code = "state"
 
 
 class RefusedError(PawandError):
@@ -35,19 +64,22 @@ class RefusedError(PawandError):
 
 
 class Client:
-    """Requests to one daemon. `token` is sent where there is one, `headers` with every request."""
+    """Requests to one daemon. `token` is sent where there is one, `headers` with every request; `known` is the state
+    file of one that runs here."""
 
     def __init__(
         self,
         url: str,
         token: str | None = None,
         *,
+        known: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         answer_secs: float = ANSWER_SECS,
     ) -> None:
         """Raises ConfigError for what is no address."""
         self.url = url.rstrip("/")
         self._token = token
+        self._known = known
         self._headers = headers or {}
         self._answer_secs = answer_secs
         try:
@@ -72,9 +104,10 @@ class Client:
 
     def rows(self, value: Any, *keys: str) -> list[dict[str, Any]]:
         """`value`, if it is a list of objects that have at least `keys`."""
-        if not isinstance(value, list) or not all(isinstance(row, dict) and row.keys() >= set(keys) for row in value):
-            raise _strange(self.url)
-        return value
+        if not _are_objects(value, set(keys)):
+            raise strange(self.url)
+        rows: list[dict[str, Any]] = value
+        return rows
 
     def post(self, path: str, body: dict[str, Any], *keys: str) -> dict[str, Any]:
         """The JSON object that answers, which has at least `keys`."""
@@ -87,7 +120,7 @@ class Client:
         """POST and yield (event, id, data) of each server-sent event as it comes."""
         with self._open("POST", path, body, STREAM_SECS) as response:
             if response.headers.get_content_type() != "text/event-stream":
-                raise _strange(self.url)
+                raise strange(self.url)
             event = id = ""
             data: list[str] = []
             for raw in response:
@@ -105,17 +138,18 @@ class Client:
                     data.append(value)
 
     def _object(self, found: Any, keys: Sequence[str]) -> dict[str, Any]:
-        if not isinstance(found, dict) or not found.keys() >= set(keys):
-            raise _strange(self.url)
-        return found
+        if not _is_object(found, set(keys)):
+            raise strange(self.url)
+        answer: dict[str, Any] = found
+        return answer
 
     def _event_data(self, text: str) -> dict[str, Any]:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise _strange(self.url) from error
+            raise strange(self.url) from error
         if not isinstance(data, dict):
-            raise _strange(self.url)
+            raise strange(self.url)
         return data
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -126,7 +160,7 @@ class Client:
         try:
             return json.loads(answer)
         except (ValueError, RecursionError) as error:
-            raise _strange(self.url) from error
+            raise strange(self.url) from error
 
     @contextmanager
     def _open(
@@ -139,6 +173,8 @@ class Client:
             headers["Content-Type"] = "application/json"
         data = None if body is None else json.dumps(body).encode()
         with closing(self._kind(self._host, self._port, timeout=CONNECT_SECS)) as connection:
+            if self._known is not None and procfs.is_halted(self._known["pid"]):
+                raise silent(self._known)
             try:
                 connection.connect()
                 if connection.sock is not None:
@@ -146,6 +182,8 @@ class Client:
                 connection.request(method, self._path + path, data, headers)
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
+                if self._known is not None:
+                    raise silent(self._known, str(error)) from error
                 raise NotRunningError(
                     f"pawand does not answer at {self.url} ({error or type(error).__name__}); `pawand serve` starts it"
                 ) from error
@@ -157,16 +195,54 @@ class Client:
                 raise NotRunningError(f"the connection to {self.url} broke: {error or type(error).__name__}") from error
 
 
+def _is_object(value: Any, keys: set[str]) -> bool:
+    """Whether it is one with at least `keys`, and with values of the right kind."""
+    return (
+        isinstance(value, dict)
+        and value.keys() >= keys
+        and all(_KINDS[key](value[key]) for key in value.keys() & _KINDS.keys())
+    )
+
+
+def _are_objects(value: Any, keys: set[str]) -> bool:
+    return isinstance(value, list) and all(_is_object(row, keys) for row in value)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
 def _refused(url: str, response: http.client.HTTPResponse) -> RefusedError:
     try:
         answer = json.loads(response.read())
         return RefusedError(str(answer["error"]), str(answer["code"]))
     except (ValueError, KeyError, TypeError, RecursionError, OSError, http.client.HTTPException):
-        return _strange(url)
+        return strange(url)
 
 
-def _strange(url: str) -> RefusedError:
+def strange(url: str) -> RefusedError:
+    """For an answer that no pawand gives."""
     return RefusedError(f"what answers at {url} is not pawand: is this the right address?", "not_pawand")
+
+
+def silent(known: Mapping[str, Any], reason: str = "") -> UnansweringError:
+    """Why the daemon that runs here does not answer, and what to do."""
+    pid = known["pid"]
+    if known.get("stopping"):
+        return UnansweringError(f"pawand (pid {pid}) is stopping; `pawand stop --now` ends it at once")
+    if procfs.is_halted(pid):
+        return UnansweringError(
+            f"pawand (pid {pid}) runs but does not answer, because it was halted (SIGSTOP): "
+            f"`kill -CONT {pid}` lets it go on, `pawand stop --now` ends it"
+        )
+    why = f" ({reason})" if reason else ""
+    return UnansweringError(
+        f"pawand (pid {pid}) runs but does not answer at {known['url']}{why}: `pawand logs` may say why, "
+        "`pawand stop --now` ends it, and loses nothing that was seen"
+    )
 
 
 def url_of(host: str, port: int) -> str:
@@ -176,10 +252,18 @@ def url_of(host: str, port: int) -> str:
 
 
 def read_state_file(state: Path) -> dict[str, Any] | None:
-    """Who says that it runs here; None where nobody does, or its process is gone (another may have its pid)."""
+    """Who says that it runs here; None where nobody does, or its process is gone (another may have its pid).
+
+    Raises StateError where that may not be looked at.
+    """
     try:
         found = dict(json.loads(paths.state_file(state).read_bytes()))
         same = found.keys() >= _STATE_KEYS and procfs.start_ticks(int(found["pid"])) == found["start_ticks"]
+    except PermissionError as error:
+        raise StateError(
+            f"the state folder {state} may not be read: it is another user's. Run this as that user, or set "
+            "PAWAND_STATE_DIR"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if same else None

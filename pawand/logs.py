@@ -34,6 +34,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for each entry: what others wrote begins no line of its own, and does not steer a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = _visible(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(_visible, super().format(record).split("\n")))  # more lines than one has a traceback
+
+
+def _visible(text: str) -> str:
+    """With escapes for what is not printable, line ends too."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class LogFile(RotatingFileHandler):
     """A file of its owner's, with KEPT_FILES older ones beside it.
 
@@ -77,8 +98,7 @@ def open_file(path: Path) -> LogFile:
 def set_up(level: str, style: str, file: Path | None = None) -> None:
     """Log to `file`, else to standard error. Raises ConfigError for a file that cannot be written."""
     handler = open_file(file) if file is not None else logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
-    handler.setFormatter(JsonFormatter() if style == "json" else text)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -10,6 +10,7 @@ from pawand.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/pawan/pawan.toml")
 CONFIG_NAME = "pawan.toml"
+NO_HOME = Path("/nonexistent")  # the name that Debian gives it
 
 
 def state_dir(env: Mapping[str, str] = os.environ) -> Path:
@@ -17,13 +18,27 @@ def state_dir(env: Mapping[str, str] = os.environ) -> Path:
     for value in (env.get("PAWAND_STATE_DIR"), env.get("STATE_DIRECTORY", "").split(":")[0]):
         if value:
             return expand(value).absolute()
-    return Path.home() / ".pawan"
+    return _own_home("PAWAND_STATE_DIR") / ".pawan"
 
 
 def config_home(env: Mapping[str, str] = os.environ) -> Path:
     """`$XDG_CONFIG_HOME`, else `~/.config` (XDG Base Directory: a relative value is ignored)."""
     value = env.get("XDG_CONFIG_HOME", "")
-    return Path(value) if value.startswith("/") else Path.home() / ".config"
+    return Path(value) if value.startswith("/") else _own_home("XDG_CONFIG_HOME") / ".config"
+
+
+def home() -> Path:
+    """The user's; for one who has none, a folder that nobody has."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return NO_HOME
+
+
+def _own_home(instead: str) -> Path:
+    if home() == NO_HOME:
+        raise ConfigError(f"this user has no home folder: set HOME, or {instead}")
+    return home()
 
 
 def user_config_dir(env: Mapping[str, str] = os.environ) -> Path:

@@ -28,10 +28,22 @@ def start_ticks(pid: int) -> int | None:
     None where there is none, or one that has ended and waits to be collected.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = _stat(pid)
         return None if fields[_STATE - 3] in "ZX" else int(fields[_START - 3])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def is_halted(pid: int) -> bool:
+    """Whether a signal or a debugger holds it, so that it does nothing at all."""
+    try:
+        return _stat(pid)[_STATE - 3] in "Tt"
+    except (OSError, IndexError):
+        return False
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def listener(port: int) -> Program | None:

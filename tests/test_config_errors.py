@@ -46,7 +46,7 @@ WRONG = [
     ('fallback_models = "x"', "`fallback_models` is 'x': expected `array`, got `str`"),
     ('fallback_models = ["a", 3]', "`fallback_models[1]` is 3: expected `str`, got `int`"),
     ('provider = "acme"', "`provider` is 'acme': expected one of nvidia, openai, ollama, mlx, local"),
-    ("provider = [1]", "`provider` is [1]: expected `str | null`, got `array`"),
+    ("provider = [1]", "`provider` is [1]: expected `str`, got `array`"),
     (
         '[cloud]\nprovider = "x"\nmodel = "m"',
         "`cloud.provider` is 'x': expected one of nvidia, openai, ollama, mlx, local",
@@ -68,10 +68,10 @@ WRONG = [
         "`discovery.groups[1]` is '': expected at most 32 names of 1 to 32 characters, without commas",
     ),
     ("permissions = []", "`permissions` is []: expected `object`, got `array`"),
-    ("[peers.x]\ntoken = 3", "`peers.x.token` is of type int: expected `str | null`, got `int`"),
+    ("[peers.x]\ntoken = 3", "`peers.x.token` is of type int: expected `str`, got `int`"),
     (
         '[peers.a]\ntoken = "0123456789abcdef"\n[peers.b]\ntoken = 3',
-        "`peers.b.token` is of type int: expected `str | null`, got `int`",
+        "`peers.b.token` is of type int: expected `str`, got `int`",
     ),
     ('[peers.a]\ntoken = "0123456789abcdef"\n[peers]\nb = 4', "`peers.b` is 4: expected `object`, got `int`"),
     (
@@ -107,7 +107,7 @@ WRONG = [
         "`mcp.a` and `mcp.a_b` begin alike; call one of them otherwise",
     ),
     ("mcp = 3", "`mcp` is 3: expected `object`, got `int`"),
-    ('[peers."a[0].b"]\naddress = 3', "`peers.a[0].b.address` is 3: expected `str | null`, got `int`"),
+    ('[peers."a[0].b"]\naddress = 3', "`peers.a[0].b.address` is 3: expected `str`, got `int`"),
 ]
 
 

@@ -140,7 +140,7 @@ def test_without_a_key_it_starts_degraded_and_names_the_variable(tmp_path: Path)
         (["--port", "99999"], 2, "--port"),
         (["--provider", "skynet"], 2, "skynet"),
         (["--config", "/nowhere.toml"], 2, "/nowhere.toml"),
-        (["--host", "192.0.2.77"], 2, "192.0.2.77"),
+        (["--host", "192.0.2.77"], 1, "192.0.2.77: it is no address of this machine, or not yet"),
         (["--log-level", "loud"], 2, "loud"),
         (["--nonsense"], 2, "--nonsense"),
     ],
@@ -255,3 +255,14 @@ def test_binding_beyond_loopback_makes_a_token_and_says_where(tmp_path: Path, en
         assert str(token) in pawand.log_text()
         assert token.read_text().strip() not in pawand.log_text()
         assert pawand.call("GET", "/sessions")[0] == 200
+
+
+def test_it_serves_without_standard_streams(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
+    ways = ("<&-", "<&- >&-", "<&- >&- 2>&-")
+    upstream.script = [fake.calls(("bash", {"command": "cat; echo it works"})), fake.text("done")] * len(ways)
+    for closed in ways:
+        prefix = ("sh", "-c", f'exec "$@" {closed}', "sh")
+        with harness.serve(tmp_path / "w", tmp_path / "s", env=env, prefix=prefix) as pawand:
+            assert pawand.call("POST", "/chat", {"message": "hello", "session_id": "s"})[0] == 200
+            result = pawand.call("GET", "/sessions/s")[1]["messages"][-2]["tool_result"]
+            assert (result["success"], result["content"]["stdout"]) == (True, "it works\n")

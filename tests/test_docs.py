@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from pawand import config, errors, paths, wire
 from pawand.cli import main as cli
+from pawand.daemon.assembly import FIXED
 from pawand.providers.catalog import CATALOG
 from pawand.web import app, base
 
@@ -307,3 +308,14 @@ def test_the_python_sample_is_python() -> None:
 def test_every_command_module_is_a_command() -> None:
     for module in cli.COMMANDS.values():
         assert isinstance(importlib.import_module(f"pawand.cli.{module}").command, click.Command)
+
+
+def test_the_example_names_the_settings_that_count_from_the_next_start() -> None:
+    text = EXAMPLE.replace("\n# ", " ")
+    [said] = re.findall(r"These count from the next start only: (.*)\.$", text.partition("\n\n")[0], re.MULTILINE)
+    some, whole = said.split("all of ")
+    named = re.findall(r"\[(\w+)\]", whole)
+    for keys, table in re.findall(r"((?:\w+(?:, | and ))*\w+) in \[(\w+)\]", some):
+        named += [f"{table}.{key}" for key in re.split(", | and ", keys)]
+    named += ["skills_repo"] if "skills_repo" in some else []
+    assert sorted(named) == sorted(FIXED)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from pawand import logs
 from tests import harness
 from tests.fakes import openai_server as fake
 from tests.fakes.openai_server import OpenAIServer
@@ -68,3 +71,28 @@ def test_as_text_the_lines_are_what_they_were(tmp_path: Path, upstream: OpenAISe
     )
     assert re.search(rf"^{when}DEBUG   POST /chat 200 \d+\.\dms$", text, re.MULTILINE)
     assert re.search(rf"^{when}INFO    POST /chat 500 \d+\.\dms$", text, re.MULTILINE)
+
+
+def test_what_others_wrote_begins_no_line_and_steers_no_terminal(
+    tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]
+) -> None:
+    forged = "2026-04-14 12:00:00 INFO    all is well"
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "pawan.toml").write_text(f'"a\\n{forged}\\u001b[2J\\u009b\\u202e" = 1\n')
+    with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
+        pass
+    text = pawand.log_text()
+    assert f"`a\\n{forged}\\x1b[2J\\x9b\\u202e`" in text
+    assert not [line for line in text.splitlines() if line.startswith(forged)]
+    assert text.replace("\n", "").isprintable()
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    try:
+        raise ValueError("one\n\x1b[2Jtwo")
+    except ValueError:
+        record = logging.LogRecord("n", logging.ERROR, "f", 1, "it failed:\n%s", ("x\ty",), sys.exc_info())
+    first, *rest = logs.TextFormatter().format(record).split("\n")
+    assert first.endswith(r" ERROR   it failed:\nx\ty")
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-2:] == ["ValueError: one", r"\x1b[2Jtwo"]

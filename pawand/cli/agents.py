@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pawand.cli.common import Context, as_json, print_json, print_table, printable
+from pawand.cli.common import Context, as_json, one_line, print_json, print_table, say
 
 
 @click.command("agents")
@@ -20,12 +20,12 @@ def command(context: Context, as_json: bool) -> None:
     if as_json:
         print_json(agents)
         return
-    click.echo(printable(f"this is {agents['self']}"))
+    say(f"this is {one_line(agents['self'])}")
     if peers:
         headings = ["name", "agent", "address", "groups", "source", "online"]
         print_table(headings, [_row(peer) for peer in peers])
     else:
-        click.echo("no peers; they come from ~/.config/aegis/aegis-net.toml, and with `pawand serve --mdns` by mDNS")
+        say("no peers; they come from ~/.config/aegis/aegis-net.toml, and with `pawand serve --mdns` by mDNS")
 
 
 def _row(peer: dict[str, Any]) -> list[object]:

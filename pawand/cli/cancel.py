@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from pawand.cli.common import Context, as_json, print_json
+from pawand.cli.common import Context, as_json, print_json, say
 
 
 @click.command("cancel")
@@ -16,9 +16,9 @@ from pawand.cli.common import Context, as_json, print_json
 @click.pass_obj
 def command(context: Context, session: str, waiting_too: bool, as_json: bool) -> None:
     """End the turn that runs in SESSION; what it has said and done is kept."""
-    path = f"/sessions/{quote(session, safe='')}/cancel" + ("?all=1" if waiting_too else "")
+    path = f"/sessions/{quote(session, safe='', errors='replace')}/cancel" + ("?all=1" if waiting_too else "")
     answer = context.client().post(path, {}, "cancelled")
     if as_json:
         print_json(answer)
     else:
-        click.echo(f"cancelled in session {session}" if answer["cancelled"] else f"nothing runs in session {session}")
+        say(f"cancelled in session {session}" if answer["cancelled"] else f"nothing runs in session {session}")

@@ -10,13 +10,24 @@ from urllib.parse import quote
 
 import click
 
-from pawand.cli.common import Context, printable
-from pawand.cli.completing import session_ids
+from pawand.cli.common import Context, print_json, printable, say
+from pawand.cli.completing import peers, session_ids
 from pawand.cli.interrupts import Interrupts
 from pawand.cli.peers import client_for
-from pawand.client import Client, NotRunningError, RefusedError
+from pawand.client import Client, NotRunningError, RefusedError, strange
 from pawand.errors import PawandError
 
+_FIELDS: dict[str, dict[str, Any]] = {
+    "start": {"session_id": str},
+    "token": {"content": str},
+    "tool_start": {"name": str, "arguments": object},
+    "tool_complete": {"name": str, "success": bool, "duration_ms": int, "result_preview": str},
+    "permission_request": {"id": str, "tool": str, "arguments": object, "summary": str, "expires_at": str},
+    "retry": {"reason": str, "delay_ms": int},
+    "done": {"finish_reason": str, "session_id": str},
+    "error": {"message": str, "session_id": str},
+}
+"""What is shown of each event."""
 _ANSWERS = {"y": "allow", "a": "allow_session", "n": "deny"}
 
 
@@ -30,7 +41,9 @@ class TurnFailedError(PawandError):
     "--session", metavar="ID", shell_complete=session_ids, help="Continue this session, or begin one with this id."
 )
 @click.option("--model", help="Model for this message only.")
-@click.option("--peer", metavar="NAME", help="Ask this other agent instead (`pawand agents` lists them).")
+@click.option(
+    "--peer", metavar="NAME", shell_complete=peers, help="Ask this other agent instead (`pawand agents` lists them)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line, as JSON.")
 @click.pass_obj
 def command(
@@ -41,6 +54,11 @@ def command(
     The answer goes to standard output, tool calls and the session's id to standard error. Where a tool needs your
     approval, you are asked in the terminal. Ctrl-C cancels the turn; a second one leaves it running.
     """
+    for word in filter(None, (message, session, model)):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"{word!r} is no UTF-8 text") from error
     client = client_for(context, peer) if peer else context.client()
     body = {"message": message, "session_id": session, "model": model}
     events = client.stream("/chat/stream", {key: value for key, value in body.items() if value is not None})
@@ -50,6 +68,8 @@ def command(
     try:
         with terminal.interrupts:
             for event, id, data in events:
+                if not all(n in data and isinstance(data[n], kind) for n, kind in _FIELDS.get(event, {}).items()):
+                    raise strange(client.url)
                 if event == "start":
                     terminal.begun(data["session_id"])
                 show(event, id, data)
@@ -73,7 +93,7 @@ def command(
 def _print_json(event: str, id: str, data: dict[str, Any]) -> None:
     if "id" in data:  # a tool call's own
         data["call_id"] = data.pop("id")
-    click.echo(json.dumps({"event": event, "id": id, **data}, ensure_ascii=False))
+    print_json({"event": event, "id": id, **data}, indent=None)
     sys.stdout.flush()
 
 
@@ -132,7 +152,7 @@ class _Terminal:
             return
         self._note(f"? {request['tool']}, until {request['expires_at']}")
         for line in _lines(request["arguments"]):
-            click.echo(f"  {printable(line)}", err=True)
+            say(f"  {line}", err=True)
         termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question does not answer it
         question = "  Allow it? [y]es, [a]lways in this session, [n]o"
         choices = click.Choice([*_ANSWERS, "yes", "always", "no"], case_sensitive=False)
@@ -151,17 +171,17 @@ class _Terminal:
 
     def _write(self, text: str) -> None:
         text = printable(text)
-        click.echo(text, nl=False)
+        say(text, nl=False)
         sys.stdout.flush()
         self._in_line = not text.endswith("\n") if text else self._in_line
 
     def _note(self, text: str) -> None:
         self._end_line()
-        click.secho(printable(text), err=True, dim=True)
+        say(text, err=True, dim=True)
 
     def _end_line(self) -> None:
         if self._in_line:
-            click.echo()
+            say()
             self._in_line = False
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pawand import paths
-from pawand.client import Client, read_state_file, url_of
+from pawand.client import Client, StateError, read_state_file, url_of
 
 # Control characters, and those that hide text or change its direction.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -35,11 +35,22 @@ class Context:
         Only the running daemon of this state folder gets the token: anybody may listen on any other address, one of
         loopback too.
         """
-        known = read_state_file(paths.state_dir())
+        known = self.known()
         url = self._url or (str(known["url"]) if known else _configured_url())
         if known is None or url.rstrip("/") != known["url"]:
             return Client(url)
-        return Client(url, _token(str(known["token_file"])))
+        # While it stops its port is closed, and may be somebody else's.
+        token = None if known.get("stopping") else _token(str(known["token_file"]))
+        return Client(url, token, known=known)
+
+    def known(self) -> dict[str, Any] | None:
+        """The state file of the daemon that runs here. Raises StateError, but where `--url` says whom to ask."""
+        try:
+            return read_state_file(paths.state_dir())
+        except StateError:
+            if self._url is None:
+                raise
+            return None
 
     @property
     def has_url(self) -> bool:
@@ -67,17 +78,33 @@ def _token(file: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Text of a model or a peer without the control characters that would steer a terminal."""
+    """Text without the control characters that would steer a terminal; lines and tabs stay."""
     return _CONTROL.sub("", text)
+
+
+def one_line(value: object) -> str:
+    """As part of a line: what it holds begins none of its own."""
+    return str(value).replace("\n", "\\n")
+
+
+def say(text: object = "", *, nl: bool = True, err: bool = False, **style: Any) -> None:
+    """Print for people: the one place, so that nothing that others wrote steers the terminal."""
+    text = printable(str(text))
+    click.echo(click.style(text, **style) if style else text, nl=nl, err=err)
+
+
+def say_bytes(data: bytes) -> None:
+    """Print as it is, for programs."""
+    click.echo(data, nl=False)
 
 
 def note(text: str) -> None:
     """Something worth knowing, on standard error."""
-    click.echo(printable(f"note: {text}"), err=True)
+    say(f"note: {one_line(text)}", err=True)
 
 
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -91,7 +118,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         # The first column is what one copies into the next command: it is never cut.
         table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=None if number else _widest(rows))
     for row in rows:
-        table.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
+        table.add_row(*(Text(printable(one_line("" if cell is None else cell))) for cell in row))
     Console(highlight=False).print(table)
 
 

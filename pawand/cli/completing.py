@@ -33,6 +33,17 @@ def session_ids(context: click.Context, parameter: click.Parameter, incomplete: 
     return fitting[:MAX_SESSIONS]
 
 
+def peers(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Those that the settings name."""
+    from pawand import config
+
+    try:
+        named = config.load(Path.cwd(), {}).config.peers
+    except PawandError:
+        return []
+    return sorted(name for name in named if name.startswith(incomplete))
+
+
 def config_keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """All settings that have a fixed name, and those that are set."""
     from pawand import config

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from pawand.cli.common import say
+
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -21,4 +23,4 @@ def command(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, "pawand", "_PAWAND_COMPLETE").source(), nl=False)
+    say(kind(context.find_root().command, {}, "pawand", "_PAWAND_COMPLETE").source(), nl=False)

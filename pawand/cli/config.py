@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pawand import paths
-from pawand.cli.common import as_json, note, print_json, printable
+from pawand.cli.common import as_json, note, one_line, print_json, printable, say
 from pawand.cli.completing import config_keys
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def path(workspace: Path | None, config: str | None, as_json: bool) -> None:
     for row in rows:
         state = "read" if row["exists"] else "not there"
         mark = "; `pawand config set` writes it" if row["written"] else ""
-        click.echo(printable(f"{row['path']}  ({row['role']}: {state}{mark})"))
+        say(f"{one_line(row['path'])}  ({row['role']}: {state}{mark})")
 
 
 @command.command()
@@ -72,7 +72,7 @@ def show(workspace: Path | None, config: str | None, as_json: bool) -> None:
         return
     for key, value, source in masked:
         line = f"# {key} is not set" if value is None else f"{key} = {inline(value)}"
-        click.echo(printable(line if source == "default" else f"{line}  # {source}"))
+        say(line if source == "default" else f"{line}  # {one_line(source)}")
 
 
 @command.command()
@@ -94,9 +94,9 @@ def get(key: str, workspace: Path | None, config: str | None, as_json: bool) -> 
     if as_json:
         print_json({"key": dotted(wanted), "value": value, "source": source})
     elif value is not None:
-        click.echo(printable(value if isinstance(value, str) else inline(value)))
+        say(value if isinstance(value, str) else inline(value))
     else:
-        click.echo(f"{dotted(wanted)} is not set", err=True)
+        say(f"{dotted(wanted)} is not set", err=True)
     if value is None:
         sys.exit(NOT_SET)
 
@@ -119,7 +119,7 @@ def set_(key: str, value: str, file: Path | None) -> None:
     place, notes = config_set.put(parts, toml, file, list(files(None, None).values()))
     key = toml_edit.dotted(parts)
     shown = MASK if config.is_secret(key) else "{ … }" if toml.startswith("{") else toml
-    click.echo(printable(f"{key} = {shown}  # {place}"))
+    say(f"{key} = {shown}  # {one_line(place)}")
     for text in notes:
         note(text)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pawand import paths
 from pawand.cli.toml_edit import changed, dotted
 from pawand.cli.toml_edit import put as put_into
-from pawand.client import read_state_file
+from pawand.client import StateError, read_state_file
 from pawand.errors import ConfigError, PawandError
 from pawand.sessions import disk
 
@@ -37,10 +36,7 @@ def put(parts: Sequence[str], toml: str, file: Path | None, listed: Sequence[Pat
         raise ConfigError(f"{place}: cannot be read: {error}") from error
     with _alone(target.parent):
         text = _read(target)
-        try:
-            values = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{place}: not valid TOML: {error}") from error
+        values = config.toml_of(place, text)
         _check_tables(place, values, parts)
         try:
             draft = config.file_layer(place, changed(values, parts, toml))
@@ -51,6 +47,9 @@ def put(parts: Sequence[str], toml: str, file: Path | None, listed: Sequence[Pat
         settings, notes = _tried(draft, flags)
         if after != text:
             _write(target, after.encode())
+        held = [path for path, _ in config.leaves_of(draft.values) if path[: len(parts)] == tuple(parts)]
+        if any(config.is_secret(".".join(path)) for path in held) and config.is_open_to_others(target):
+            notes.append(f"others can read {target}, which holds a secret now: chmod 600 {target}")
     if settings is not None:
         notes += _hindrances(parts, place, settings)
     return place, notes + ([f"pawand reads this file only where it is told to: --config {place}"] if flags else [])
@@ -136,7 +135,10 @@ def _hindrances(parts: Sequence[str], place: Path, settings: Settings) -> list[s
         notes.append(f"{source} in the environment wins" if source in ENVIRONMENT else f"{source} wins")
     if key == "base_url" and not counting:
         notes.append("`base_url` does not count: a later file or the environment sets another provider")
-    running = read_state_file(paths.state_dir())
+    try:
+        running = read_state_file(paths.state_dir())
+    except StateError:  # of another user's daemon, which does not read this file
+        running = None
     if running is not None:
         from pawand.daemon.assembly import is_fixed
 

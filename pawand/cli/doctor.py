@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pawand.cli import process, serve
-from pawand.cli.common import Context, as_json, print_json, printable
+from pawand.cli.common import Context, as_json, one_line, print_json, say
 from pawand.errors import PawandError
+
+if TYPE_CHECKING:
+    from pawand.daemon import checkup
 
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
 
@@ -29,7 +32,7 @@ def command(context: Context, as_json: bool) -> None:
     from pawand.daemon import checkup
 
     known = process.find(context)
-    running = checkup.Running(known["pid"], known["url"], _health(context)) if known else None
+    running = _running(context, known) if known else None
     options = {**known["options"], "workspace": known["workspace"]} if known else {}
     found = []
     workspace = Path(options.get("workspace") or Path.cwd())
@@ -44,6 +47,13 @@ def command(context: Context, as_json: bool) -> None:
         sys.exit(1)
 
 
+def _running(context: Context, known: process.Known) -> checkup.Running:
+    from pawand.daemon import checkup
+
+    stopping = bool(known.get("stopping"))
+    return checkup.Running(known["pid"], known["url"], None if stopping else _health(context), stopping)
+
+
 def _health(context: Context) -> dict[str, Any] | None:
     try:
         return context.client().get("/health", "status", "version")
@@ -53,7 +63,7 @@ def _health(context: Context) -> dict[str, Any] | None:
 
 def _print(check: str, state: str, text: str, advice: str) -> None:
     mark, colour = _MARKS[state]
-    click.secho(f"{mark} ", fg=colour, nl=False)
-    click.echo(f"{check:10} {printable(text)}")
+    say(f"{mark} ", fg=colour, nl=False)
+    say(f"{check:10} {one_line(text)}")
     if advice:
-        click.echo(f"  {'':10} → {printable(advice)}")
+        say(f"  {'':10} → {one_line(advice)}")

@@ -15,7 +15,7 @@ import click
 
 from pawand import paths
 from pawand.cli import units
-from pawand.cli.common import as_json, print_json
+from pawand.cli.common import as_json, print_json, say
 from pawand.errors import ConfigError, StartError
 
 USER = "pawand"
@@ -72,7 +72,7 @@ def command(user: bool, workspace: Path | None, socket: bool, dry_run: bool, for
         _print(found, answer, dry_run=dry_run)
     if refused and not dry_run:
         if not as_json:
-            click.echo("pawand: nothing was written: units that are there differ (--force replaces them)", err=True)
+            say("pawand: nothing was written: units that are there differ (--force replaces them)", err=True)
         sys.exit(1)
 
 
@@ -80,7 +80,7 @@ def _check(workspace: Path, *, user: bool) -> None:
     """Refuse now what the daemon would refuse at its start. Raises ConfigError."""
     from pawand.tools.workspace import check_place
 
-    home = Path.home() if user else STATE
+    home = paths.home() if user else STATE
     private = [paths.SYSTEM_CONFIG.parent, home / ".config/pawan", home / ".pawan" if user else STATE]
     if workspace.is_dir():
         check_place(workspace, private)
@@ -98,6 +98,11 @@ def _wanted(workspace: Path, *, user: bool, socket: bool) -> tuple[dict[Path, st
         wanted[folder / units.SOCKET] = units.template(units.SOCKET, user=user)
     if not user and workspace.is_dir() and (uid := _uid()) is not None and workspace.stat().st_uid != uid:
         notes.append(f"{workspace} does not belong to {USER}, who must be able to write there")
+    if user and os.environ.get("PAWAND_STATE_DIR"):
+        notes.append(
+            "PAWAND_STATE_DIR is set in this shell and not in the service, which keeps its state in ~/.pawan: "
+            "commands find it where the variable is not set"
+        )
     return wanted, notes
 
 
@@ -160,14 +165,14 @@ def _next(workspace: Path, states: list[str], *, user: bool, socket: bool) -> li
 def _print(found: list[_Unit], answer: dict[str, Any], *, dry_run: bool) -> None:
     for unit in found:
         done = "written" if answer["written"] and unit.state != "unchanged" else unit.state
-        click.echo(f"{done:9}  {unit.path}")
+        say(f"{done:9}  {unit.path}")
         if not answer["written"] and unit.state == "differs":
-            click.echo(unit.diff)
+            say(unit.diff)
         elif dry_run and unit.state == "new":
-            click.echo(unit.text)
+            say(unit.text)
     for note in answer["notes"]:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if answer["written"] or dry_run:
-        click.echo("\nNow run:\n")
+        say("\nNow run:\n")
         for line in answer["next"]:
-            click.echo(f"  {line}")
+            say(f"  {line}")

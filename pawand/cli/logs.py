@@ -14,7 +14,7 @@ from typing import BinaryIO
 import click
 
 from pawand.cli import process
-from pawand.cli.common import Context, printable
+from pawand.cli.common import Context, say
 from pawand.errors import PawandError
 
 POLL_SECS = 0.2
@@ -53,6 +53,8 @@ def command(context: Context, follow: bool, lines: int) -> None:
         raise NoLogError(
             f"there is no log {file}: `pawand start` makes it (of a service: journalctl -u pawand)"
         ) from error
+    except BrokenPipeError:  # of who reads it
+        raise
     except OSError as error:
         raise NoLogError(f"the log {file} cannot be read: {error.strerror}") from error
 
@@ -96,4 +98,4 @@ def _added(log: BinaryIO, file: Path) -> Iterator[bytes]:
 
 
 def _show(line: bytes) -> None:
-    click.echo(printable(line.decode(errors="replace")), nl=False)
+    say(line.decode(errors="replace"), nl=False)

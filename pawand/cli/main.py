@@ -10,7 +10,7 @@ import sys
 import click
 
 from pawand import __version__
-from pawand.cli.common import Context
+from pawand.cli.common import Context, say
 from pawand.errors import PawandError
 
 COMMANDS = {
@@ -81,18 +81,29 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue(), nl=False, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing is left to flush
         sys.exit(1)
     except OSError as error:
-        click.echo(f"pawand: {error.strerror or error}", err=True)
+        say(f"pawand: {_told(error)}", err=True)
         sys.exit(1)
     except PawandError as error:
-        click.echo(f"pawand: {error.message}", err=True)
+        say(f"pawand: {error.message}", err=True)
         sys.exit(EXIT_CODES.get(error.code, 1))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: OSError) -> str:
+    try:
+        os.getcwd()
+    except OSError:
+        return "the folder that this shell is in is gone: cd into another one"
+    what = error.strerror or str(error)
+    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
 
 
 if __name__ == "__main__":  # `pawand start` runs it so: `python -P -m` takes no module from the folder it is in

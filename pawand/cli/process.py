@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import click
 
 from pawand import paths, procfs
 from pawand.cli import serve
-from pawand.cli.common import Context, printable
+from pawand.cli.common import Context, say
 from pawand.client import Client, read_state_file
 from pawand.errors import ConfigError, PawandError, StartError
 
@@ -30,6 +31,12 @@ _SHOWN_LINES = 20
 
 Known = dict[str, Any]
 """What a running daemon says of itself in its state file."""
+
+
+class LateError(PawandError):
+    """The daemon goes on starting."""
+
+    code = "late"
 
 
 class LeftAloneError(PawandError):
@@ -47,7 +54,7 @@ def find(context: Context) -> Known | None:
 
 def answers(known: Known) -> bool:
     try:
-        Client(str(known["url"])).get("/health", "status")
+        Client(str(known["url"]), known=known).get("/health", "status")
     except PawandError:
         return False
     return True
@@ -59,6 +66,14 @@ def log_file(known: Known | None) -> Path | None:
         return paths.log_file(paths.state_dir())
     file = known["options"].get("log_file")
     return Path(file) if file else None
+
+
+def facts(known: Known) -> dict[str, Any]:
+    """For the JSON of the commands that start one."""
+    log = log_file(known)
+    return {name: known[name] for name in ("pid", "url", "version", "workspace")} | {
+        "log_file": str(log) if log else None
+    }
 
 
 def systemd_command(known: Known, program: str, *arguments: str) -> list[str] | None:
@@ -82,11 +97,7 @@ def start(options: Mapping[str, Any]) -> tuple[Known, bool]:
     Raises ConfigError or StartError where it ends instead, as `serve` would.
     """
     log = Path(options["log_file"])
-    try:
-        paths.private_dir(log.parent)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"the log file {log} cannot be written: {error.strerror}") from error
+    output = open_log(log)
     try:
         begin = os.fstat(output).st_size
         child = subprocess.Popen(
@@ -102,8 +113,17 @@ def start(options: Mapping[str, Any]) -> tuple[Known, bool]:
     try:
         return _wait_until_ready(child, log, begin)
     except KeyboardInterrupt:
-        click.echo(f"pawand goes on starting (pid {child.pid}); its log is {log}", err=True)
+        say(f"pawand goes on starting (pid {child.pid}); its log is {log}", err=True)
         raise
+
+
+def open_log(log: Path) -> int:
+    """A descriptor to add to it. Raises ConfigError."""
+    try:
+        paths.private_dir(log.parent)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the log file {log} cannot be written: {error.strerror}") from error
 
 
 def _wait_until_ready(child: subprocess.Popen[bytes], log: Path, begin: int) -> tuple[Known, bool]:
@@ -118,11 +138,11 @@ def _wait_until_ready(child: subprocess.Popen[bytes], log: Path, begin: int) -> 
             raise _ended(child.returncode, log, begin)
         if not told and time.monotonic() > began + 2:
             told = True
-            click.echo("waiting for pawand to answer …", err=True)
+            say("waiting for pawand to answer …", err=True)
         time.sleep(POLL_SECS)
     if child.poll() is not None:
         raise _ended(child.returncode, log, begin)
-    raise StartError(
+    raise LateError(
         f"pawand (pid {child.pid}) does not answer after {READY_SECS:g} s; it goes on starting. Look into {log}"
     )
 
@@ -137,16 +157,24 @@ def _is_held(state: Path, not_by: int) -> bool:
 
 
 def _ended(code: int, log: Path, begin: int) -> ConfigError | StartError:
-    """What it said last is on standard error; the error has its exit code."""
+    """What it said is on standard error; the error has its exit code, and its last words as a note."""
     with log.open("rb") as file:
         if os.fstat(file.fileno()).st_size >= begin:  # else it was rotated
             file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:]
     for line in lines:
-        click.echo(printable(line), err=True)
+        say(line, err=True)
     how = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
     message = f"it ended {how} before it was ready; its log is {log}"
-    return ConfigError(message) if code == 2 else StartError(message)
+    error = ConfigError(message) if code == 2 else StartError(message)
+    if lines:
+        error.add_note(lines[-1].removeprefix("pawand: "))
+    return error
+
+
+def in_full(error: PawandError) -> str:
+    """With what the daemon said last, for those who do not see that."""
+    return "; ".join([*getattr(error, "__notes__", []), error.message])
 
 
 # --- stop -----------------------------------------------------------------------------------------
@@ -154,41 +182,69 @@ def _ended(code: int, log: Path, begin: int) -> ConfigError | StartError:
 
 def stop(known: Known, *, now: bool = False) -> None:
     """End the daemon and wait until it is gone. `now` does not let running turns end. Raises LeftAloneError."""
+    with _opened(known) as process:
+        if process is None:
+            return
+        if now:
+            _end_at_once(process, known)
+        else:
+            if not known.get("stopping"):  # a second signal would end its turns
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+            _wait_until_gone(process, known)
+
+
+def wait_for_end(known: Known) -> None:
+    """Of one that is stopping. Raises LeftAloneError."""
+    with _opened(known) as process:
+        if process is not None:
+            _wait_until_gone(process, known)
+
+
+@contextmanager
+def _opened(known: Known) -> Iterator[int | None]:
+    """A descriptor of its process, which from then on can be no other one; None where it is gone."""
     pid = known["pid"]
     try:
-        process = os.pidfd_open(pid)  # from here on no other process can be meant
+        process = os.pidfd_open(pid)
     except ProcessLookupError:
+        yield None
         return
     try:
-        if procfs.start_ticks(pid) == known["start_ticks"]:
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-            _wait_until_gone(process, known, now=now)
+        yield process if procfs.start_ticks(pid) == known["start_ticks"] else None
     except ProcessLookupError:
         return
     except PermissionError as error:
         raise LeftAloneError(f"pawand (pid {pid}) belongs to another user") from error
     except KeyboardInterrupt:
-        click.echo(f"pawand (pid {pid}) goes on stopping; `pawand stop --now` ends it at once", err=True)
+        say(f"pawand (pid {pid}) goes on stopping; `pawand stop --now` ends it at once", err=True)
         raise
     finally:
         os.close(process)
 
 
-def _wait_until_gone(process: int, known: Known, *, now: bool) -> None:
+def _wait_until_gone(process: int, known: Known) -> None:
+    seconds = known["drain_secs"] + STOP_SECS
+    if _is_gone(process, 1):
+        return
+    say(f"running turns have {known['drain_secs']:g} s to end; `pawand stop --now` does not wait", err=True)
+    if not _is_gone(process, seconds - 1):
+        raise LeftAloneError(f"pawand (pid {known['pid']}) is still there after {seconds:g} s; try `pawand stop --now`")
+
+
+def _end_at_once(process: int, known: Known) -> None:
+    """A second signal ends it without manners; what holds out against that is killed."""
+    end = time.monotonic() + NOW_SECS
+    while time.monotonic() < end:
+        signal.pidfd_send_signal(process, signal.SIGTERM)  # two that come at the same time are one
+        if _is_gone(process, 0.1):
+            return
+    say(f"pawand (pid {known['pid']}) does not end by itself: it is killed; what was seen of turns is kept", err=True)
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    if not _is_gone(process, NOW_SECS):
+        raise LeftAloneError(f"pawand (pid {known['pid']}) was killed, but the system holds it: a disk that hangs?")
+
+
+def _is_gone(process: int, within_secs: float) -> bool:
     poller = select.poll()
     poller.register(process, select.POLLIN)
-    seconds = NOW_SECS if now else known["drain_secs"] + STOP_SECS
-    began = time.monotonic()
-    told = now
-    while (passed := time.monotonic() - began) < seconds:
-        if poller.poll(100):
-            return
-        if now:  # two signals that come at the same time are one
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-        elif not told and passed > 1:
-            told = True
-            click.echo(
-                f"running turns have {known['drain_secs']:g} s to end; `pawand stop --now` does not wait", err=True
-            )
-    hint = f"`kill -9 {known['pid']}` ends it, and loses nothing that was seen" if now else "try `pawand stop --now`"
-    raise LeftAloneError(f"pawand (pid {known['pid']}) is still there after {seconds:g} s; {hint}")
+    return bool(poller.poll(within_secs * 1000))

@@ -68,6 +68,13 @@ def plan(options: Mapping[str, Any]) -> Plan:
     return daemon.plan(flags(options), Path(options.get("workspace") or Path.cwd()), options=options)
 
 
+def rehearse(options: Mapping[str, Any], own_port: int | None) -> None:
+    """Raises what keeps a daemon with `options` from starting in place of the one on `own_port`."""
+    from pawand.daemon import rehearsal
+
+    rehearsal.check(plan(options), own_port)
+
+
 def flags(options: Mapping[str, Any]) -> dict[str, Any]:
     """As `config.load` takes them."""
     return {key: options.get(name) for name, key in FLAGS.items()}

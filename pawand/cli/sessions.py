@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from pawand.cli import conversations
-from pawand.cli.common import Context, as_json, print_json, print_table, printable
+from pawand.cli.common import Context, as_json, print_json, print_table, printable, say, say_bytes
 from pawand.cli.completing import session_ids
 from pawand.cli.conversations import Conversations, Row
 from pawand.client import NotRunningError
@@ -38,7 +39,7 @@ def list_(context: Context, limit: int | None, query: str | None, as_json: bool)
         print_json(rows)
     elif not rows:
         nothing = "no sessions yet; begin one with: pawand chat MESSAGE"
-        click.echo(nothing if limit is None and query is None else "no such sessions")
+        say(nothing if limit is None and query is None else "no such sessions")
     else:
         _print_rows(rows)
 
@@ -54,26 +55,29 @@ def show(context: Context, id: str, as_json: bool) -> None:
     if as_json:
         print_json(session)
         return
-    click.secho(printable(f"{session['id']}  {session['model']}  {_minute(session['updated_at'])}"), bold=True)
+    say(f"{session['id']}  {session['model']}  {_minute(session['updated_at'])}", bold=True)
     for message in session["messages"]:
-        click.secho(f"\n{message['role']}  {_minute(message['timestamp'])}", fg="cyan")
+        say(f"\n{message['role']}  {_minute(message['timestamp'])}", fg="cyan")
         if message["content"]:
-            click.echo(printable(message["content"]))
+            say(message["content"])
         for call in message.get("tool_calls", []):
-            click.secho(printable(f"▸ {call['name']} {call['arguments']}"), dim=True)
+            say(f"▸ {call['name']} {call['arguments']}", dim=True)
         if message.get("interrupted"):
-            click.secho("(interrupted)", dim=True)
+            say("(interrupted)", dim=True)
 
 
 @command.command()
 @click.argument("id", nargs=-1, required=True, shell_complete=session_ids)
+@as_json
 @click.pass_obj
-def delete(context: Context, id: tuple[str, ...]) -> None:
+def delete(context: Context, id: tuple[str, ...], as_json: bool) -> None:
     """Delete the sessions ID…; turns that run in them are cancelled."""
     with conversations.reach(context, change=True) as place:
         deleted, failed = _delete(place, id)
-    for gone in deleted:
-        click.echo(f"deleted {gone}")
+    if as_json:
+        print_json({"deleted": deleted, "failed": failed})
+    for gone in [] if as_json else deleted:
+        say(f"deleted {gone}")
     _end(failed)
 
 
@@ -89,7 +93,7 @@ def fork(context: Context, id: str, message: int | None, as_json: bool) -> None:
     if as_json:
         print_json({"session_id": made})
     else:
-        click.echo(printable(made))
+        say(made)
 
 
 @command.command()
@@ -98,7 +102,9 @@ def fork(context: Context, id: str, message: int | None, as_json: bool) -> None:
     "--format", "form", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
     help="For people, or the document as it is stored.",
 )  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: standard output]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write; - is standard output.  [default: -]"
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @click.pass_obj
 def export(context: Context, id: str, form: str, output: Path | None, force: bool) -> None:
@@ -112,17 +118,25 @@ def export(context: Context, id: str, form: str, output: Path | None, force: boo
 
         with conversations.reach(context) as place:
             data = printable(markdown(place.show(id))).encode(errors="replace")
-    if output is None:
-        click.echo(data, nl=form == "json")
+    if output is None or _is_stdout(output):
+        say_bytes(data + b"\n" * (form == "json"))
         return
-    if output.exists() and not force:
+    if output.is_file() and not force:
         raise click.ClickException(f"{output} is there already; --force replaces it")
     from pawand.sessions import disk
 
     try:
-        disk.replace(output, data)
+        disk.put(output, data)
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+
+
+def _is_stdout(output: Path) -> bool:
+    """Whether it is `-`, or what standard output leads to: that is written to, wherever it leads."""
+    try:
+        return str(output) == "-" or os.path.samestat(output.stat(), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _age(context: click.Context, parameter: click.Parameter, text: str) -> timedelta:
@@ -157,7 +171,7 @@ def prune(context: Context, older_than: timedelta, keep: int, dry_run: bool, yes
     if as_json:
         print_json({"deleted": deleted, "failed": failed})
     else:
-        click.echo(f"deleted {_count(len(deleted))}")
+        say(f"deleted {_count(len(deleted))}")
     _end(failed)
 
 
@@ -174,7 +188,7 @@ def _print_plan(rows: list[Row], as_json: bool) -> None:
         return
     if rows:
         _print_rows(rows)
-    click.echo(f"{_count(len(rows))} would be deleted")
+    say(f"{_count(len(rows))} would be deleted")
 
 
 def _confirm(number: int, before: datetime) -> None:
@@ -213,7 +227,7 @@ def _delete(place: Conversations, ids: Any) -> tuple[list[str], list[dict[str, s
 
 def _end(failed: list[dict[str, str]]) -> None:
     for row in failed:
-        click.echo(printable(f"pawand: {row['error']}"), err=True)
+        say(f"pawand: {row['error']}", err=True)
     if failed:
         sys.exit(1)
 

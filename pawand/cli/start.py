@@ -9,7 +9,8 @@ import click
 
 from pawand import paths
 from pawand.cli import process, serve
-from pawand.cli.common import Context, as_json, print_json
+from pawand.cli.common import Context, as_json, one_line, print_json, say
+from pawand.client import silent
 from pawand.errors import PawandError
 
 
@@ -23,24 +24,41 @@ def command(context: Context, /, as_json: bool, **_: Any) -> None:
     Takes the options of `pawand serve`. Where it runs already, that is told, and all is well. Its log is
     logs/pawand.log in the state folder; `pawand logs` shows it.
     """
-    known = process.find(context)
-    if known is not None and process.answers(known):
+    known = _running(context)
+    if known is not None:
         show(known, started=False, as_json=as_json)
         if _wants_else(known, serve.given()):
-            click.echo("it goes on with its own options; `pawand restart` takes new ones", err=True)
+            say("it goes on with its own options; `pawand restart` takes new ones", err=True)
         return
     start(serve.given(), as_json=as_json)
 
 
+def _running(context: Context) -> process.Known | None:
+    """The daemon that runs and answers. One that is stopping is waited for. Raises UnansweringError, LeftAloneError."""
+    while (known := process.find(context)) is not None:
+        if known.get("stopping"):
+            process.check_is_ours(known, "start")
+            process.wait_for_end(known)
+        elif process.answers(known):
+            break
+        elif process.find(context) == known:  # it has not just begun to stop
+            raise silent(known)
+    return known
+
+
+def in_background(given: dict[str, Any]) -> dict[str, Any]:
+    """These options, and those that a daemon in the background needs."""
+    return {"workspace": str(Path.cwd()), "log_file": str(paths.log_file(paths.state_dir())), **given}
+
+
 def start(given: dict[str, Any], *, as_json: bool) -> None:
-    """With these options, and those that a daemon in the background needs."""
-    log = str(paths.log_file(paths.state_dir()))
-    options = {"workspace": str(Path.cwd()), "log_file": log, **given}
+    options = in_background(given)
     try:
         known, started = process.start(options)
     except PawandError as error:
         if as_json:
-            print_json({"running": False, "started": False, "error": error.message, "log_file": options["log_file"]})
+            facts = {"error": process.in_full(error), "log_file": options["log_file"]}
+            print_json({"running": False, "started": False, **facts})
         raise
     show(known, started=started, as_json=as_json)
 
@@ -48,13 +66,12 @@ def start(given: dict[str, Any], *, as_json: bool) -> None:
 def show(known: process.Known, *, started: bool, as_json: bool) -> None:
     log = process.log_file(known)
     if as_json:
-        facts = {name: known[name] for name in ("pid", "url", "version", "workspace")}
-        print_json({"running": True, "started": started, **facts, "log_file": str(log) if log else None})
+        print_json({"running": True, "started": started, **process.facts(known)})
         return
-    click.echo(f"pawand {'runs' if started else 'runs already'} at {known['url']} (pid {known['pid']})")
-    click.echo(f"  workspace {known['workspace']}")
+    say(f"pawand {'runs' if started else 'runs already'} at {known['url']} (pid {known['pid']})")
+    say(f"  workspace {one_line(known['workspace'])}")
     if log:
-        click.echo(f"  log       {log}")
+        say(f"  log       {one_line(log)}")
 
 
 def _wants_else(known: process.Known, given: dict[str, Any]) -> bool:

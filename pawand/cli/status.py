@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
-from pawand import paths
 from pawand.cli import process
-from pawand.cli.common import Context, as_json, print_json
-from pawand.client import NotRunningError, read_state_file
+from pawand.cli.common import Context, as_json, one_line, print_json, say
+from pawand.client import Client, NotRunningError, silent
+from pawand.errors import ConfigError
 
+NOT_ANSWERING = 1
 NOT_RUNNING = 3
+_NOTHING = {"running": False, "answering": False, "stopping": False, "pid": None}
 
 
 @click.command("status")
@@ -22,27 +24,46 @@ NOT_RUNNING = 3
 def command(context: Context, as_json: bool) -> None:
     """Tell whether the daemon runs, and how it is.
 
-    Exits 0 when it runs, 3 when it does not.
+    Exits 0 when it runs and answers, 1 when it runs and does not answer, 3 when none runs.
     """
-    client = context.client()
-    known = read_state_file(paths.state_dir()) or {}
-    known = known if known.get("url") == client.url else {}
-    status: dict[str, Any] = {"running": False, "pid": known.get("pid"), "url": client.url}
-    if known:
-        log, unit = process.log_file(known), known["systemd"]
-        status |= {"workspace": known["workspace"], "log_file": str(log) if log else None, "unit": unit}
+    known = context.known()
     try:
-        status |= {"running": True, **client.get("/health", "status", "version", "agent_id", "uptime_secs")}
-    except NotRunningError as error:
-        status["error"] = error.message
+        client = context.client()
+    except ConfigError as error:  # of settings that do not even say where to look
+        if as_json:
+            print_json({**_NOTHING, "url": None, "error": error.message})
+        raise
+    status = _look(client, known if known is not None and known["url"] == client.url else None)
     if as_json:
         print_json(status)
-    elif not status["running"]:
-        click.echo(f"not running: {status['error']}")
-    else:
+    elif status["answering"]:
         _print(status)
-    if not status["running"]:
-        sys.exit(NOT_RUNNING)
+    else:
+        state = "not running" if not status["running"] else "stopping" if status["stopping"] else "not answering"
+        say(f"{state}: {status['error']}")
+    if not status["answering"]:
+        sys.exit(NOT_ANSWERING if status["running"] else NOT_RUNNING)
+
+
+def _look(client: Client, known: process.Known | None) -> dict[str, Any]:
+    status: dict[str, Any] = {**_NOTHING, "url": client.url}
+    if known:
+        log = process.log_file(known)
+        status |= {
+            "running": True,
+            "stopping": bool(known.get("stopping")),
+            "pid": known["pid"],
+            "workspace": known["workspace"],
+            "log_file": str(log) if log else None,
+            "unit": known["systemd"],
+        }
+        if status["stopping"]:  # its sockets may be systemd's: then nobody answers, and nobody refuses
+            return status | {"error": silent(known).message}
+    try:
+        health = client.get("/health", "status", "version", "agent_id", "uptime_secs")
+    except NotRunningError as error:
+        return status | {"error": error.message}
+    return status | {"running": True, "answering": True, **health}
 
 
 def _unit(unit: dict[str, Any] | None) -> str | None:
@@ -50,7 +71,7 @@ def _unit(unit: dict[str, Any] | None) -> str | None:
 
 
 def _print(status: dict[str, Any]) -> None:
-    click.echo(f"running: {status['agent_id']} at {status['url']}, pawand {status['version']}")
+    say(f"running: {one_line(status['agent_id'])} at {status['url']}, pawand {one_line(status['version'])}")
     rows = {
         "status": status["status"],
         "pid": status["pid"],
@@ -65,6 +86,6 @@ def _print(status: dict[str, Any]) -> None:
     }
     for name, value in rows.items():
         if value is not None:
-            click.echo(f"  {name:9} {value}")
+            say(f"  {name:9} {one_line(value)}")
     for reason in status.get("reasons", []):
-        click.echo(f"  note      {reason}")
+        say(f"  note      {one_line(reason)}")

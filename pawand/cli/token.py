@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from pawand import paths, token_file
-from pawand.cli.common import as_json, print_json
+from pawand.cli.common import as_json, print_json, say
 from pawand.client import Client, RefusedError, read_state_file
 from pawand.errors import PawandError
 
@@ -35,7 +35,7 @@ def show(as_json: bool) -> None:
     """
     file = _file()
     if not file.exists():
-        click.echo(f"pawand: there is no token in {file}; `pawand token new` makes one", err=True)
+        say(f"pawand: there is no token in {file}; `pawand token new` makes one", err=True)
         sys.exit(1)
     _tell(file, token_file.read(file), as_json)
 
@@ -60,7 +60,7 @@ def new(as_json: bool) -> None:
     _tell(file, token, as_json, note, told=counts)
     if known is not None and not counts:
         if as_json:
-            click.echo(f"pawand: {note}", err=True)
+            say(f"pawand: {note}", err=True)
         sys.exit(1)
 
 
@@ -80,8 +80,8 @@ def _tell(file: Path, token: str, as_json: bool, note: str = "", **more: bool) -
     if as_json:
         print_json({"token": token, "file": str(file), **more})
         return
-    click.echo(token)
-    click.echo(f"{file}{f': {note}' if note else ''}", err=True)
+    say(token)
+    say(f"{file}{f': {note}' if note else ''}", err=True)
 
 
 def _file() -> Path:

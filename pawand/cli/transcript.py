@@ -24,7 +24,7 @@ def _message(message: dict[str, Any], names: dict[str, str]) -> list[str]:
     heading = NAMES.get(role, role)
     if result := message.get("tool_result"):
         name = names.get(result["tool_call_id"], "a call")
-        heading = f"{heading} of {name}{'' if result['success'] else ' (failed)'}"
+        heading = f"{heading} of {name}{'' if result.get('success') else ' (failed)'}"
     lines = [f"## {heading}, {_time(message['timestamp'])}"]
     if message["content"]:
         lines += ["", *(_fenced(message["content"]) if role == "tool" else [message["content"]])]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from pawand import __version__
+from pawand.cli.common import say
 
 
 @click.command("version")
 def command() -> None:
     """Print the version."""
-    click.echo(f"pawand {__version__}")
+    say(f"pawand {__version__}")

@@ -8,8 +8,8 @@ set only `WORKSPACE_KEYS` and tighten `[permissions]` (docs/security.md, "Whose 
 from __future__ import annotations
 
 from pawand.config.checks import check
-from pawand.config.files import MAX_FILE_BYTES, load_secrets, parse_toml
-from pawand.config.keys import RUST_ONLY_KEYS, WORKSPACE_KEYS, differences, is_secret, kind_of, leaves, names
+from pawand.config.files import MAX_FILE_BYTES, is_open_to_others, load_secrets, parse_toml, toml_of
+from pawand.config.keys import RUST_ONLY_KEYS, WORKSPACE_KEYS, differences, is_secret, kind_of, leaves, leaves_of, names
 from pawand.config.layers import ENVIRONMENT, Settings, file_layer, load
 from pawand.config.places import aegis_files, sessions_folder, token_file
 from pawand.config.schema import (
@@ -51,13 +51,16 @@ __all__ = [
     "check",
     "differences",
     "file_layer",
+    "is_open_to_others",
     "is_secret",
     "kind_of",
     "leaves",
+    "leaves_of",
     "load",
     "load_secrets",
     "names",
     "parse_toml",
     "sessions_folder",
     "token_file",
+    "toml_of",
 ]

@@ -59,7 +59,7 @@ def check_servers(config: Config, layers: Sequence[Layer | None]) -> None:
 
 
 def _explain(layer: Layer, text: str) -> str:
-    expected, _, path = text.partition(" - at `")
+    expected, _, path = text.replace(" | null`", "`", 1).partition(" - at `")
     key, found, kind = _locate(layer.values, path.rstrip("`"))
     label = layer.labels.get(key)
     where = f"{label} ({layer.name})" if label else f"{layer.name}: `{key}`"

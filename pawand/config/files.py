@@ -21,8 +21,15 @@ _ASSIGNMENT = re.compile(
 
 def parse_toml(path: Path) -> dict[str, Any]:
     """The document as plain values. Raises ConfigError naming the file and, for a syntax error, the line."""
+    return toml_of(path, read_text(path))
+
+
+def toml_of(path: Path, text: str) -> dict[str, Any]:
+    """What `parse_toml` returns for a file with this text."""
+    if text.startswith("\ufeff"):
+        raise ConfigError(f"{path}: begins with a byte order mark: save it as UTF-8 without BOM")
     try:
-        return tomllib.loads(read_text(path))
+        return tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except RecursionError as error:
@@ -51,6 +58,15 @@ def is_there(path: Path) -> bool:
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{path}: cannot be read: it is not a file")
     return True
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Whether others can read it. The machine's may be for the group of the service."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return bool(mode & (stat.S_IROTH if path == paths.SYSTEM_CONFIG else stat.S_IROTH | stat.S_IRGRP))
 
 
 def load_secrets(names: list[str], env: Mapping[str, str], warnings: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from pawand import __version__, paths
+from pawand import __version__, config, paths
 from pawand.config import Config
 from pawand.daemon import planning, reach, system
 from pawand.daemon.planning import Plan
@@ -44,6 +44,7 @@ class Running(Struct, frozen=True):
     pid: int
     url: str
     health: Mapping[str, Any] | None
+    stopping: bool = False
 
     @property
     def reasons(self) -> list[str]:
@@ -65,6 +66,7 @@ def examine(flags: Mapping[str, Any], workspace: Path, running: Running | None) 
         yield Row("settings", "note", warning)
     if not plan.settings.warnings:
         yield Row("settings", "ok", "all files are valid")
+    yield from _exposed(plan)
     fit = True
     try:
         planning.check_workspace(plan)
@@ -82,12 +84,21 @@ def examine(flags: Mapping[str, Any], workspace: Path, running: Running | None) 
         yield from _with_warnings(check, plan)
 
 
+def _exposed(plan: Plan) -> Iterator[Row]:
+    files = {source for key, source in plan.settings.sources.items() if config.is_secret(key)}
+    for file in sorted(files):
+        if config.is_open_to_others(Path(file)):
+            yield Row("settings", "note", f"others can read {file}, which holds secrets", f"chmod 600 {file}")
+
+
 def _daemon(running: Running | None) -> Iterator[Row]:
     if running is None:
         yield Row("daemon", "note", "none runs", "`pawand start` starts one")
+    elif running.stopping:
+        yield Row("daemon", "note", f"pid {running.pid} is stopping", "`pawand stop --now` ends it at once")
     elif running.health is None:
         yield Row("daemon", "fault", f"pid {running.pid} does not answer at {running.url}",
-                  "`pawand logs` may say why; `pawand restart` starts it anew")  # fmt: skip
+                  "`pawand logs` may say why; `pawand stop --now` ends it")  # fmt: skip
     else:
         yield Row("daemon", "ok", f"pid {running.pid} answers at {running.url}")
         if running.health["version"] != __version__:
@@ -185,28 +196,28 @@ def _folder(folder: Path) -> Iterator[Row]:
         yield Row("store", "note", f"the disk of {there} has {free >> 20} MiB left", "make room")
 
 
-def _port(config: Config, running: Running | None) -> Iterator[Row]:
+def _port(settings: Config, running: Running | None) -> Iterator[Row]:
     if running is not None:
         yield Row("port", "ok", f"the daemon has its own: {running.url}")
         return
     try:
-        for sock in system.bind(config.server):
+        for sock in system.bind(settings.server):
             sock.close()
     except PawandError as error:
         yield Row("port", "fault", error.message)
     else:
-        yield Row("port", "ok", f"{config.server.port} is free")
+        yield Row("port", "ok", f"{settings.server.port} is free")
 
 
 # --- others ---------------------------------------------------------------------------------------
 
 
-def _hosts(config: Config) -> list[str]:
-    return [config.server.host] if isinstance(config.server.host, str) else config.server.host
+def _hosts(settings: Config) -> list[str]:
+    return [settings.server.host] if isinstance(settings.server.host, str) else settings.server.host
 
 
-def _beyond_loopback(config: Config) -> bool:
-    return any(host != "localhost" and not is_loopback(host) for host in _hosts(config))
+def _beyond_loopback(settings: Config) -> bool:
+    return any(host != "localhost" and not is_loopback(host) for host in _hosts(settings))
 
 
 def _token(plan: Plan) -> Iterator[Row]:

@@ -79,7 +79,8 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_stop, stop)
-    loop.add_signal_handler(signal.SIGHUP, _on_hang_up, sys.stdin.isatty(), stop, reload)
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()  # it may have been closed: <&-
+    loop.add_signal_handler(signal.SIGHUP, _on_hang_up, at_terminal, stop, reload)
     published = _try_to(publish, plan)  # from here on others may send signals
     if manager.descriptors:
         _announce_handed(plan, sockets)
@@ -101,6 +102,8 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        with suppress(OSError):
+            await asyncio.to_thread(publish, parts.plan, stopping=True)
         await _stop(parts, server, manager)
         await parts.aclose()
         informing.cancel()
@@ -276,7 +279,7 @@ def _on_hang_up(at_terminal: bool, stop: asyncio.Event, reload: asyncio.Event) -
     """The request to read the settings again; or the end of the terminal that the daemon was started in."""
     if at_terminal and _is_gone(sys.stdin.fileno()):
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             if _is_gone(stream.fileno()):
                 os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
 from tornado.netutil import bind_sockets
 
 from pawand import __version__, config, paths, procfs, token_file
+from pawand.client import url_of
 from pawand.daemon.planning import Plan
 from pawand.errors import ConfigError, StartError
 
@@ -58,10 +59,12 @@ def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartErro
         named = f" ({owner.name}, pid {owner.pid})" if owner else ""
         return StartError(
             f"port {port} on {host} is in use by another program{named}: stop it, or choose another with --port "
-            "(`pawand status` tells whether it is pawand)"
+            f"(`pawand --url {url_of(host, port)} status` tells whether it is pawand)"
         )
     if error.errno == errno.EACCES:
         return StartError(f"port {port} needs more rights: choose one above 1023 with --port")
+    if error.errno == errno.EADDRNOTAVAIL:  # it may come with its interface: a service is started again
+        return StartError(f"cannot listen on {host}: it is no address of this machine, or not yet")
     return ConfigError(f"cannot listen on {host}: {error.strerror or error}")
 
 
@@ -74,23 +77,32 @@ def own_names() -> list[str]:
 def read_token(plan: Plan, *, beyond_loopback: bool) -> str | None:
     """The token of the file, made where one is needed. Raises ConfigError for one that is too short."""
     path = plan.token_file
-    needed = beyond_loopback or plan.config.server.local_auth == "token"
-    if needed and not path.exists():
+    if needs_token(plan, beyond_loopback=beyond_loopback) and not path.exists():
         token_file.make(path)
         log.info("a token for callers from other machines was made: %s", path)
+    token = check_token(plan)
+    if token is not None and token_file.is_open_to_others(path):
+        log.warning("the token file %s is readable by others; run: chmod 600 %s", path, path)
+    return token
+
+
+def needs_token(plan: Plan, *, beyond_loopback: bool) -> bool:
+    return beyond_loopback or plan.config.server.local_auth == "token"
+
+
+def check_token(plan: Plan) -> str | None:
+    """The token of the file, None where there is none and that is all right. Raises ConfigError."""
+    path = plan.token_file
     if not path.exists():
         if "*" in plan.config.server.cors_origins:
             raise ConfigError(
                 f'cors_origins = ["*"] lets every web page in, so it needs a token: put one into {path} (mode 0600)'
             )
         return None
-    token = token_file.read(path)
-    if token_file.is_open_to_others(path):
-        log.warning("the token file %s is readable by others; run: chmod 600 %s", path, path)
-    return token
+    return token_file.read(path)
 
 
-def write_state_file(plan: Plan, url: str, started: datetime) -> None:
+def write_state_file(plan: Plan, url: str, started: datetime, *, stopping: bool = False) -> None:
     path = paths.state_file(plan.state)
     paths.private_dir(path.parent)
     unit = _unit()
@@ -105,11 +117,12 @@ def write_state_file(plan: Plan, url: str, started: datetime) -> None:
         "options": plan.options,
         "drain_secs": plan.config.server.drain_secs,
         "systemd": unit._asdict() if unit else None,
+        "stopping": stopping,
     }
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(state))
+        file.write(json.dumps(state).encode())  # takes names of files that are no UTF-8, too
     temporary.rename(path)
 
 

@@ -1,4 +1,4 @@
-"""How a file is read, replaced as a whole, and put aside."""
+"""How a file is read, replaced as a whole, written where it need not be a file, and put aside."""
 
 from __future__ import annotations
 
@@ -46,6 +46,22 @@ def replace(path: Path, data: bytes, like: os.stat_result | None = None) -> None
             os.unlink(temporary)
         raise
     sync(path.parent)
+
+
+def put(path: Path, data: bytes) -> None:
+    """As `>` of a shell, but that a file is replaced as a whole. Raises OSError.
+
+    What is no file (a pipe, a device) is written to, and a link is followed: neither may be replaced by a file.
+    """
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        is_file = True
+    if is_file:
+        replace(Path(os.path.realpath(path)), data)
+    else:
+        with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb") as place:
+            place.write(data)
 
 
 def sync(folder: Path) -> None:

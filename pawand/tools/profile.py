@@ -103,7 +103,7 @@ class Profile:
 
     def _own_mounts(self) -> list[str]:
         """The cover of the home, what is shown, and the covers of what is private: the deeper path lies on top."""
-        home = _mountable(Path.home())
+        home = _mountable(paths.home())
         readable = [_mountable(Path(path)) for path in self._readable_paths()]
         writable = [_mountable(paths.expand(path)) for path in self._settings.writable_paths]
         mounts = [(home, ["--tmpfs", str(home)])] if home != Path("/") else []
@@ -119,7 +119,7 @@ class Profile:
 
     def _readable_paths(self) -> list[str]:
         """Toolchains that live in the home or beside the interpreter, and what the configuration adds."""
-        home = Path.home()
+        home = paths.home()
         found = [home / name for name in _TOOLCHAINS]
         found += [Path(sys.base_prefix), Path(sys.prefix)]
         found += [prefix for name in (".venv", "venv") if (prefix := self._venv_base(name)) is not None]
@@ -144,7 +144,7 @@ class Profile:
         python = folder / "python3"
         if folder.name != "bin" or not python.exists() or stat.S_IMODE(python.stat().st_mode) & 0o111 == 0:
             return None
-        allowed = [Path.home() / tool for tool in _TOOLCHAINS] + [Path("/opt"), Path("/usr")]
+        allowed = [paths.home() / tool for tool in _TOOLCHAINS] + [Path("/opt"), Path("/usr")]
         real = folder.resolve()
         return real.parent if any(real.is_relative_to(path) for path in allowed) else None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from pawand import config
+from pawand import config, paths
 from pawand.aio import uninterrupted
 from pawand.errors import ToolError
 from pawand.tools import reaper, supervisor
@@ -180,7 +180,7 @@ def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     kept.update({name: value for name, value in os.environ.items() if name.startswith("LC_")})
     kept["PATH"] = os.environ.get("PATH", os.defpath)
-    kept["HOME"] = str(Path.home())
+    kept["HOME"] = str(paths.home())
     kept["SHELL"] = "/bin/bash"
     kept["TERM"] = "dumb"
     kept["TMPDIR"] = "/tmp"  # noqa: S108

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pawand import paths
 from pawand.errors import ConfigError, ToolError
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
@@ -248,7 +249,11 @@ def check_place(root: Path, private: list[Path]) -> None:
     real = root.resolve()
     if not real.is_dir():
         raise ConfigError(f"the workspace {root} does not exist or is no folder: pass one with --workspace")
-    home = Path.home().resolve()
+    try:
+        str(real).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the workspace {str(real)!r} has a name that is no UTF-8 text: rename the folder") from error
+    home = paths.home().resolve()
     if real == Path("/") or real == home:
         raise ConfigError(
             f"the workspace may not be {real} itself: start pawand in a project folder or pass --workspace"

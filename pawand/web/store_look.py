@@ -23,5 +23,6 @@ class StoreLook:
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(asyncio.to_thread(self._store.fault))
             self._deadline = asyncio.get_running_loop().time() + STORE_SECS
-        done, _ = await asyncio.wait([self._look], timeout=self._deadline - asyncio.get_running_loop().time())
-        return self._look.result() if done else f"the session store {self._store.folder} does not answer"
+        look = self._look  # by the time that we go on, somebody else may have begun another
+        done, _ = await asyncio.wait([look], timeout=self._deadline - asyncio.get_running_loop().time())
+        return look.result() if done else f"the session store {self._store.folder} does not answer"

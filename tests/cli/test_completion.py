@@ -111,6 +111,14 @@ def test_keys_of_settings(folder: Path) -> None:
     assert offered(folder, "config", "get", "mcp.", PAWAND_CONFIG=config) == ["mcp.fs.command"]
 
 
+def test_peers_of_the_settings(folder: Path) -> None:
+    config = folder.parent / "c.toml"
+    config.write_text("[peers.build]\naddress = 'a'\n[peers.bench]\naddress = 'b'\n")
+    assert offered(folder, "chat", "--peer", "b", PAWAND_CONFIG=str(config)) == ["bench", "build"]
+    config.write_text("[")
+    assert offered(folder, "chat", "--peer", "b", PAWAND_CONFIG=str(config)) == []
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_a_script(folder: Path, shell: str) -> None:
     command = [str(harness.COMMAND), "completion", shell]

@@ -206,6 +206,21 @@ def test_a_secret_comes_from_standard_input_and_is_not_shown(folder: Path, user_
     assert run(folder, "get", "peers.bob.token").stdout == "0123456789abcdef0123\n"
 
 
+def test_a_secret_where_others_can_read_it_is_told_of(folder: Path, user_file: Path) -> None:
+    told = f"others can read {user_file}, which holds "
+    user_file.write_text("temperature = 1.0\n")
+    user_file.chmod(0o644)
+    assert told not in run(folder, "set", "temperature", "0.5").stderr
+    for arguments in (["peers.a.token", "0123456789abcdef"], ["peers.b", '{ token = "0123456789abcdef" }']):
+        assert f"note: {told}a secret now: chmod 600 {user_file}" in run(folder, "set", *arguments).stderr
+    environ = harness.environment(Path(os.environ["HOME"]), folder / "state")
+    command = [str(harness.COMMAND), "doctor"]
+    shown = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, timeout=60).stdout
+    assert f"! settings   {told}secrets\n" in shown
+    user_file.chmod(0o600)
+    assert told not in run(folder, "set", "peers.a.token", "0123456789abcdefg").stderr
+
+
 def test_standard_input_may_have_several_lines(folder: Path, user_file: Path) -> None:
     set_(folder, "system_prompt", "-", stdin="Be careful.\nBe brief.\n\n")
     assert tomllib.loads(user_file.read_text()) == {"system_prompt": "Be careful.\nBe brief.\n"}

@@ -58,6 +58,11 @@ def test_a_users_service_is_written_for_this_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_a_state_folder_that_the_service_does_not_know_is_told_of(tmp_path: Path) -> None:
+    assert "note: PAWAND_STATE_DIR is set in this shell and not in the service" in run("--user", cwd=tmp_path).stdout
+    assert "PAWAND_STATE_DIR" not in run("--user", cwd=tmp_path, PAWAND_STATE_DIR="").stdout
+
+
 def test_the_folder_of_the_units_follows_xdg(tmp_path: Path) -> None:
     assert run("--user", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "x")).returncode == 0
     assert (tmp_path / "x/systemd/user/pawand.service").exists()

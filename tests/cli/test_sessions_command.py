@@ -142,6 +142,11 @@ def test_delete_takes_several_and_tells_what_failed(place: Place) -> None:
     assert answer.stderr.splitlines()[1].startswith("pawand: bad session id")
     assert place.ids == {"c"}
     assert place("delete").returncode == 2
+    answer = place("delete", "none", "c", "--json")
+    assert (answer.returncode, json.loads(answer.stdout)) == (
+        1,
+        {"deleted": ["c"], "failed": [{"id": "none", "error": "no session none"}]},
+    )
 
 
 def test_a_folder_that_a_daemon_owns_unseen_is_not_changed(tmp_path: Path, pawand: harness.Process) -> None:
@@ -285,6 +290,37 @@ def test_export_overwrites_only_when_told_to(alone: Place, tmp_path: Path) -> No
         answer = alone("export", "s", "-o", str(target), "--force")
         assert (answer.returncode, "cannot be written" in answer.stderr) == (1, True)
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".tmp")) == []
+
+
+def test_export_writes_into_what_is_no_file_and_follows_links(alone: Place, tmp_path: Path) -> None:
+    alone.store("s")
+    expected = alone("export", "s").stdout
+    pipe, file, link = (tmp_path / name for name in ("pipe", "file.md", "link.md"))
+    os.mkfifo(pipe)
+    link.symlink_to("file.md")
+    for options in ([], ["--force"]):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert alone("export", "s", "-o", str(pipe), *options).returncode == 0
+            assert os.read(reader, 65536).decode() == expected
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo()
+    assert alone("export", "s", "-o", str(link)).returncode == 0  # to where it leads, as a shell would
+    assert alone("export", "s", "-o", str(link)).returncode == 1
+    file.write_text("old")
+    assert alone("export", "s", "-o", str(link), "--force").returncode == 0
+    assert (link.is_symlink(), file.read_text()) == (True, expected)
+
+
+def test_export_to_standard_output_by_name(alone: Place, tmp_path: Path) -> None:
+    alone.store("s")
+    expected = alone("export", "s").stdout
+    stdout = tmp_path / "stdout"
+    stdout.symlink_to("/proc/self/fd/1")  # as /dev/stdout is
+    for name in ("-", str(stdout)):
+        assert alone("export", "s", "-o", name).stdout == expected
+    assert stdout.is_symlink()
 
 
 def test_export_as_it_is_stored(place: Place, tmp_path: Path) -> None:

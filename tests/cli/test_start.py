@@ -70,7 +70,9 @@ def test_a_port_that_another_program_has_is_told_with_its_name(sh: Shell, tmp_pa
     )
     assert summary == f"pawand: it ended with exit code 1 before it was ready; its log is {sh.log}"
     assert as_json.returncode == 1
-    assert json.loads(as_json.stdout)["running"] is False
+    shown = json.loads(as_json.stdout)
+    assert shown["running"] is False
+    assert shown["error"] == f"{told.removeprefix('pawand: ')}; {summary.removeprefix('pawand: ')}"
     assert told in sh.log.read_text()
     assert not sh.daemons()
 
@@ -161,8 +163,8 @@ def test_stop_waits_until_it_is_gone(sh: Shell) -> None:
     assert (again.returncode, again.stderr) == (3, "pawand: no daemon runs here\n")
 
 
-def begin_a_turn(sh: Shell, upstream: OpenAIServer) -> Stream:
-    upstream.script = [fake.text(*"abcdefghij" * 10, pause=0.2)]
+def begin_a_turn(sh: Shell, upstream: OpenAIServer, words: int = 100) -> Stream:
+    upstream.script = [fake.text(*"a" * words, pause=0.2)]
     known = sh.known()
     assert known is not None
     turn = Stream(known["url"], "/chat/stream", {"message": "one", "session_id": "s"})
@@ -199,13 +201,84 @@ def test_stop_now_does_not_wait_and_loses_nothing_that_was_seen(sh: Shell, upstr
 
 
 @pytest.mark.slow
-def test_stop_says_when_it_does_not_end(sh: Shell, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text("[server]\ndrain_secs = 0\n")
-    pid = sh.json("start", "--config", str(tmp_path / "c.toml"))["pid"]
+def test_a_second_stop_is_no_second_signal(sh: Shell, upstream: OpenAIServer) -> None:
+    sh.ok("start")
+    turn = begin_a_turn(sh, upstream, 25)
+    stopping = sh.popen("stop")
+    until(lambda: (sh.known() or {}).get("stopping"), "it stops")
+    sh.ok("stop")
+    assert turn.read_rest()[-1][0] == "done"
+    assert stopping.wait(20) == 0
+    stopping.communicate()
+
+
+# --- one that does not answer ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_one_that_was_halted_is_told_of_at_once_and_killed_by_stop_now(sh: Shell, upstream: OpenAIServer) -> None:
+    pid = sh.json("start")["pid"]
+    turn = begin_a_turn(sh, upstream)
     os.kill(pid, signal.SIGSTOP)
+    told = f"pawand (pid {pid}) runs but does not answer, because it was halted (SIGSTOP): `kill -CONT {pid}` lets"
+    began = time.monotonic()
+    for command in (["start"], ["models"], ["chat", "hello"]):
+        done = sh.run(*command)
+        assert (done.returncode, told in done.stderr) == (1, True)
+    status = sh.run("status")
+    assert (status.returncode, status.stdout.startswith(f"not answering: {told}")) == (1, True)
+    status = sh.run("status", "--json")
+    shown = json.loads(status.stdout)
+    assert (status.returncode, shown["running"], shown["answering"], shown["pid"]) == (1, True, False, pid)
+    assert time.monotonic() - began < 10  # which is how long an answer is waited for
+    assert f"pid {pid} does not answer" in sh.run("doctor").stdout
     done = sh.run("stop", "--now")
-    assert done.returncode == 1
-    assert f"pawand (pid {pid}) is still there after 5 s; `kill -9 {pid}` ends it" in done.stderr
+    assert (done.returncode, done.stdout) == (0, f"pawand (pid {pid}) has ended\n")
+    assert f"pawand (pid {pid}) does not end by itself: it is killed" in done.stderr
+    seen = harness.tokens(turn.read_rest())
+    sh.ok("start")
+    kept = sh.call("GET", "/sessions/s")[1]["messages"][1]
+    assert kept["interrupted"]
+    assert kept["content"].startswith(seen)
+
+
+@pytest.mark.slow
+def test_one_that_hangs_is_told_of(sh: Shell) -> None:
+    pid = sh.json("start")["pid"]
+    url = (sh.known() or {})["url"]
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, as to a loop that stands still, and says nothing
+        file = sh.state / "run" / "pawand.json"
+        told = f"pawand (pid {pid}) runs but does not answer at http://127.0.0.1:{mute.getsockname()[1]}"
+        file.write_text(file.read_text().replace(url, f"http://127.0.0.1:{mute.getsockname()[1]}"))
+        children = [sh.popen(command) for command in ("start", "status", "agents")]
+        answers = [child.communicate(timeout=60) for child in children]
+    assert [child.returncode for child in children] == [1, 1, 1]
+    for answer in answers:
+        assert told in "".join(answer)
+        assert "`pawand stop --now` ends it" in "".join(answer)
+
+
+# --- one that is stopping -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_one_that_is_stopping_is_told_of_and_start_waits_for_it(sh: Shell, upstream: OpenAIServer) -> None:
+    pid = sh.json("start")["pid"]
+    turn = begin_a_turn(sh, upstream, 40)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: (sh.known() or {}).get("stopping"), "it stops")
+    status = sh.run("status", "--json")
+    shown = json.loads(status.stdout)
+    assert (status.returncode, shown["running"], shown["answering"], shown["stopping"]) == (1, True, False, True)
+    assert sh.run("status").stdout.startswith(f"stopping: pawand (pid {pid}) is stopping")
+    done = sh.run("agents")
+    assert (done.returncode, f"pawand (pid {pid}) is stopping" in done.stderr) == (1, True)
+    assert "is stopping" in sh.run("doctor").stdout
+    again = sh.json("start")
+    assert again["started"]
+    assert again["pid"] != pid
+    assert turn.read_rest()[-1][0] == "done"
+    assert sh.daemons() == [again["pid"]]
 
 
 def test_a_process_that_has_the_pid_by_chance_is_left_alone(sh: Shell) -> None:
@@ -262,6 +335,54 @@ def test_restart_with_what_cannot_start_leaves_the_old_one(sh: Shell) -> None:
     done = sh.run("restart", "--workspace", "/nowhere")
     assert (done.returncode, "/nowhere does not exist" in done.stderr) == (2, True)
     assert sh.json("status")["pid"] == pid
+
+
+def test_restart_looks_before_it_stops(sh: Shell, tmp_path: Path) -> None:
+    first = sh.json("start")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "short").write_text("short")
+    (tmp_path / "c.toml").write_text(f"[server]\ntoken_file = '{tmp_path}/short'\n")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for option, value, code, told in (
+            ("--host", "192.0.2.77", 1, "cannot listen on 192.0.2.77"),
+            ("--host", "no such host", 2, "cannot listen on no such host"),
+            ("--log-file", "../folder", 2, "folder cannot be written: Is a directory"),
+            ("--config", "../c.toml", 2, "short has 5 characters; at least 16 are needed"),
+            ("--port", str(port), 1, f"port {port} on 127.0.0.1 is in use by another program"),
+        ):
+            done = sh.run("restart", option, value)
+            assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    status = sh.json("status")
+    assert (status["pid"], status["url"]) == (first["pid"], first["url"])
+
+
+def test_restart_on_the_port_that_it_has(sh: Shell) -> None:
+    first = sh.json("start")
+    port = first["url"].rpartition(":")[2]
+    assert sh.json("restart", "--port", port, "--host", "127.0.0.1")["url"] == first["url"]
+    assert sh.json("restart", "--model", "b")["url"] == first["url"]
+
+
+def test_where_the_new_one_ends_after_all_the_old_one_comes_back(sh: Shell, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    (trap / "sitecustomize.py").write_text(
+        "import sys\nif 'serve' in sys.orig_argv and '--model=trap' in sys.orig_argv: sys.exit('it is a trap')\n"
+    )
+    sh.env["PYTHONPATH"] = f"{trap}:{sh.env.get('PYTHONPATH', '')}"
+    first = sh.json("start", "--model", "a")
+    done = sh.run("restart", "--model", "trap")
+    assert (done.returncode, done.stdout) == (1, "")
+    second = sh.json("status")
+    assert (second["model"], second["pid"] != first["pid"]) == ("a", True)
+    told = done.stderr.splitlines()[-1]
+    assert "it is a trap; it ended with exit code 1" in told
+    assert f"it runs again with the options it had, at {second['url']} (pid {second['pid']})" in told
+    done = sh.run("restart", "--model", "trap", "--json")
+    shown = json.loads(done.stdout)
+    assert (done.returncode, shown["running"], shown["started"]) == (1, True, False)
+    assert shown["pid"] == sh.json("status")["pid"]
 
 
 def test_restart_of_none_starts_one(sh: Shell) -> None:

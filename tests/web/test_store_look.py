@@ -89,3 +89,11 @@ async def test_a_look_that_works_is_shared_and_made_anew_for_later_callers(fetch
     hanging.folder.with_name("moved").rename(hanging.folder)
     assert (await fetch("/ready")).code == 200
     assert hanging.looks == before + 2
+
+
+@pytest.mark.gen_test
+async def test_many_who_ask_at_once_all_get_their_own_answer(fetch: Fetch) -> None:
+    async def ask() -> list[int]:
+        return [(await fetch("/health")).code for _ in range(20)]
+
+    assert await asyncio.gather(*(ask() for _ in range(8))) == [[200] * 20] * 8
