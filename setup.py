@@ -25,7 +25,7 @@ setup(
         "click>=8.1",
         "tomlkit>=0.13",
         "openai[aiohttp]>=3.50,<4",
-        "zeroconf>=0.140",
+        "zeroconf>=0.154",
         "msgspec>=0.19",
         "rich>=13.9",
         "pathspec>=1.0",

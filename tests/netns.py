@@ -69,6 +69,13 @@ class Lan:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._delete()
 
+    def unplug(self, host: Host) -> None:
+        """From the switch; the host itself sees nothing of it."""
+        _ip("-n", self._switch, "link", "set", f"port{self.hosts.index(host)}", "nomaster")
+
+    def plug(self, host: Host) -> None:
+        _ip("-n", self._switch, "link", "set", f"port{self.hosts.index(host)}", "master", "switch")
+
     def _build(self) -> None:
         _ip("-n", self._switch, "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
         _ip("-n", self._switch, "link", "set", "switch", "up")

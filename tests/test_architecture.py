@@ -36,7 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "aiohttp": ("providers.openai_chat",),
     "xllamacpp": ("providers.local",),
     "pathspec": ("tools.walk",),
-    "zeroconf": ("peers.mdns",),
+    "zeroconf": ("peers.mdns", "peers.watch"),
     "ifaddr": ("peers",),
     "prometheus_client": ("metrics",),
     "yaml": ("tools.skills",),

@@ -266,3 +266,15 @@ def test_it_serves_without_standard_streams(tmp_path: Path, upstream: OpenAIServ
             assert pawand.call("POST", "/chat", {"message": "hello", "session_id": "s"})[0] == 200
             result = pawand.call("GET", "/sessions/s")[1]["messages"][-2]["tool_result"]
             assert (result["success"], result["content"]["stdout"]) == (True, "it works\n")
+
+
+def test_mdns_whose_package_is_broken_is_a_warning(tmp_path: Path, env: dict[str, str]) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "zeroconf.py").write_text("raise ImportError('no such thing')")
+    path = f"{broken}:{os.environ.get('PYTHONPATH', '')}"
+    with harness.serve(tmp_path / "w", tmp_path / "s", "--mdns", env={**env, "PYTHONPATH": path}) as daemon:
+        harness.until(
+            lambda: "mDNS is off, its package cannot be used: no such thing" in daemon.log_text(), "it is said"
+        )
+        assert daemon.call("GET", "/health")[0] == 200

@@ -137,7 +137,7 @@ def test_the_aegis_entry_of_the_same_machine_is_one_row(daemons: Daemons, tmp_pa
     config = write(
         tmp_path,
         '[peers.mine]\nip = "10.77.0.1"\n[peers.build]\nip = "10.77.0.2/16"\ngroups = ["gpu"]\n'
-        '[peers.host3]\nip = "10.9.9.9"\n',
+        '[peers.host3]\nip = "10.77.0.3"\n',
     )
     one, two, three = daemons.start(1, config=config), daemons.start(2), daemons.start(3)
     seconds_until(lambda: [p["source"] for p in one.peers()] == ["aegis+mdns"] * 2, "both are merged", three.ready)
@@ -154,7 +154,7 @@ def test_the_aegis_entry_of_the_same_machine_is_one_row(daemons: Daemons, tmp_pa
         {
             "name": "host3",
             "agent_id": "pawan@host3",
-            "ip": "10.9.9.9",
+            "ip": "10.77.0.3",
             "groups": [],
             "port": three.port,
             "source": "aegis+mdns",

@@ -14,13 +14,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from pawand.daemon import system
 from tests import harness
 from tests.fakes import openai_server as fake
 from tests.fakes.openai_server import OpenAIServer
@@ -138,6 +139,15 @@ def test_beyond_loopback_follows_from_the_socket(tmp_path: Path, env: dict[str, 
         assert daemon.ready()["url"] == f"http://127.0.0.1:{sock.getsockname()[1]}"
         assert (daemon.state / "token").stat().st_mode & 0o777 == 0o600
         harness.until(lambda: f"systemd holds the sockets: {shown(sock)}" in daemon.log.read_text(), "the log says so")
+
+
+def test_others_are_told_the_port_that_they_reach() -> None:
+    with ExitStack() as stack:
+        inner, first, second = (
+            stack.enter_context(socket.create_server((host, 0))) for host in ("127.0.0.1", "0.0.0.0", "0.0.0.0")
+        )
+        assert system.announced([inner, first, second]) == (first.getsockname()[1], ["0.0.0.0"])
+        assert system.announced([inner]) == (inner.getsockname()[1], ["127.0.0.1"])
 
 
 def test_sockets_for_another_process_are_left_alone(tmp_path: Path, env: dict[str, str]) -> None:

@@ -258,12 +258,14 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
 
 async def _speak_mdns(parts: Parts, sockets: list[socket.socket]) -> None:
     """Until cancelled, which takes a moment: others are told."""
-    speak = await asyncio.to_thread(_import_mdns)
+    try:
+        speak = await asyncio.to_thread(_import_mdns)
+    except Exception as error:  # noqa: BLE001 - a package that is broken can raise anything
+        log.warning("mDNS is off, its package cannot be used: %s", error)
+        return
+    port, bound = system.announced(sockets)
     card = Card(
-        agent_id=parts.services.identity.agent_id,
-        groups=parts.started.discovery.groups,
-        port=sockets[0].getsockname()[1],
-        bound=system.bound_addresses(sockets),
+        agent_id=parts.services.identity.agent_id, groups=parts.started.discovery.groups, port=port, bound=bound
     )
     await speak(card, parts.services.directory.neighbours)
 

@@ -16,6 +16,7 @@ from pawand import __version__, config, paths, procfs, token_file
 from pawand.client import url_of
 from pawand.daemon.planning import Plan
 from pawand.errors import ConfigError, StartError
+from pawand.web.access import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,14 @@ def bound_addresses(sockets: list[socket.socket]) -> list[str]:
         if host == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             found.append("0.0.0.0")  # noqa: S104 - not an address to bind
     return found
+
+
+def announced(sockets: list[socket.socket]) -> tuple[int, list[str]]:
+    """The port that others are told, and what is listened on there. systemd's sockets may have different ports: that of
+    the first one beyond loopback counts, and only the addresses that have it."""
+    outer = [sock for sock in sockets if not is_loopback(str(sock.getsockname()[0]))] or sockets
+    port: int = outer[0].getsockname()[1]
+    return port, bound_addresses([sock for sock in outer if sock.getsockname()[1] == port])
 
 
 def _bind_error(error: OSError, host: str, port: int) -> ConfigError | StartError:

@@ -6,7 +6,9 @@ mDNS says of a name, anybody on the network can say.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from pawand.errors import PeerError
 MAX_LISTED = 20
 MAX_NAME_CHARS = 128
 _T = TypeVar("_T")
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
 class Place(Struct, frozen=True):
@@ -59,6 +62,8 @@ def find(name: str, configured: Mapping[str, config.Peer], rows: Sequence[wire.P
             f"{known_as} was only announced by mDNS, where anybody can take any name, so its token is not sent: "
             f"set `[peers.{known_as}] address`"
         )
+    if not trusted and usable(row[1].ip) is None:
+        raise PeerError(f"{known_as} was announced at {row[1].ip}, which is no address of another machine")
     # The port too may be an announcement's word.
     port = row[1].port if token is None and isinstance(row[1].port, int) else config.Server().port
     return Place(known_as, f"http://{_bracketed(row[1].ip)}:{port}", token)
@@ -89,6 +94,20 @@ def url_of(address: str) -> str:
         return address.rstrip("/")
     has_port = ":" in address.rpartition("]")[2]
     return f"http://{address}" if has_port else f"http://{address}:{config.Server().port}"
+
+
+def usable(address: str) -> IPv4Address | IPv6Address | None:
+    """What was announced as the address of another machine; None for what can be none: it might lead to our own
+    loopback. A link-local address of IPv6 says nothing without its interface."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    if ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_reserved or ip in _THIS_NETWORK:
+        return None
+    return None if isinstance(ip, IPv6Address) and ip.is_link_local and not ip.scope_id else ip
 
 
 def _checked(url: str, name: str) -> str:

@@ -5,7 +5,6 @@ Anybody on the network can say anything: what does not fit is left out, and ther
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
@@ -13,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from msgspec import Struct
 
 from pawand import __version__
+from pawand.peers.addresses import usable
 from pawand.peers.interfaces import Adapter
 
 SERVICE = "_pawan._tcp.local."
@@ -60,13 +60,19 @@ class Neighbours:
         """Ordered by instance name."""
         return iter(sorted(self._found.values(), key=lambda neighbour: neighbour.instance))
 
-    def put(self, neighbour: Neighbour) -> None:
+    def __contains__(self, instance: str) -> bool:
+        return instance.lower() in self._found
+
+    def put(self, neighbour: Neighbour) -> bool:
+        """False where there is no place for it."""
         key = neighbour.instance.lower()
         if key not in self._found and len(self._found) >= MAX_NEIGHBOURS:
             log.debug("an agent that announces itself is left out: there are %d already", MAX_NEIGHBOURS)
-        elif self._found.get(key) != neighbour:
+            return False
+        if self._found.get(key) != neighbour:
             self._found[key] = neighbour
             self.revision += 1
+        return True
 
     def drop(self, instance: str) -> None:
         if self._found.pop(instance.lower(), None) is not None:
@@ -141,16 +147,5 @@ def _ordered(addresses: Iterable[str], adapters: list[Adapter]) -> list[str]:
         far = not any(ip in network for network in networks if network.version == ip.version)
         return ip.is_link_local, ip.version == 6, str(ip) in own, far
 
-    usable = [ip for address in addresses if (ip := _usable(address)) is not None]
-    return [str(ip) for ip in sorted(usable, key=rank)]
-
-
-def _usable(address: str) -> IPv4Address | IPv6Address | None:
-    """None for what cannot be called; a link-local address of IPv6 says nothing without its interface."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return None
-    if ip.is_loopback or ip.is_multicast or ip.is_unspecified:
-        return None
-    return None if isinstance(ip, IPv6Address) and ip.is_link_local and not ip.scope_id else ip
+    ips = [ip for address in addresses if (ip := usable(address)) is not None]
+    return [str(ip) for ip in sorted(ips, key=rank)]

@@ -6,6 +6,7 @@ An announcement is anybody's word: it never takes the name of a peer of the Aegi
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -107,29 +108,35 @@ class Directory:
         return None if peer.ip is None else url_of(f"[{peer.ip}]" if ":" in peer.ip else peer.ip)
 
 
-def _matched(listed: Iterable[AegisPeer], neighbours: list[Neighbour]) -> tuple[dict[str, Neighbour], list[Neighbour]]:
-    """Who of the Aegis file is who of mDNS, by name in the file: first by agent id, then by address; and the rest."""
-    by_id = {f"{PREFIX}{peer.name}": peer.name for peer in listed}
+def _matched(listed: list[AegisPeer], neighbours: list[Neighbour]) -> tuple[dict[str, Neighbour], list[Neighbour]]:
+    """Who of the Aegis file is who of mDNS, by name in the file; and the rest.
+
+    First by agent id, and of two that announce the same one by the address of the file too; then by address alone.
+    """
+    by_id = {f"{PREFIX}{peer.name}": peer for peer in listed}
     matches: dict[str, Neighbour] = {}
-    for neighbour in neighbours:
-        name = by_id.get(neighbour.agent_id)
-        if name is not None:
-            matches.setdefault(name, neighbour)
+    for neighbour in sorted(neighbours, key=lambda n: not _is_at(by_id.get(n.agent_id), n)):
+        if neighbour.agent_id in by_id:
+            matches.setdefault(by_id[neighbour.agent_id].name, neighbour)
     by_address: dict[str, str] = {}
     for peer in listed:
         if peer.ip is not None and peer.name not in matches:
             by_address.setdefault(peer.ip, peer.name)
-    known = {neighbour.instance for neighbour in matches.values()}
+    taken = {neighbour.instance for neighbour in matches.values()}
     alone = []
     for neighbour in neighbours:
-        if neighbour.instance in known:
+        if neighbour.instance in taken:
             continue
-        names = sorted({by_address[ip] for ip in neighbour.addresses if ip in by_address} - matches.keys())
+        names = {by_address[ip] for ip in neighbour.addresses if ip in by_address and by_address[ip] not in matches}
         if names:
-            matches[names[0]] = neighbour
+            matches[min(names)] = neighbour
         else:
             alone.append(neighbour)
     return matches, alone
+
+
+def _is_at(peer: AegisPeer | None, neighbour: Neighbour) -> bool:
+    return peer is not None and peer.ip in neighbour.addresses
 
 
 def _named(neighbours: list[Neighbour], taken: Iterable[str]) -> dict[str, Neighbour]:
@@ -138,8 +145,8 @@ def _named(neighbours: list[Neighbour], taken: Iterable[str]) -> dict[str, Neigh
     used = set(taken)
     for neighbour in neighbours:
         wanted = [neighbour.agent_id.removeprefix(PREFIX), neighbour.instance]
-        numbered = (f"{neighbour.instance} ({number})" for number in range(2, len(used) + 3))
-        name = next(name for name in (*wanted, *numbered) if name and name not in used)
+        numbered = (f"{neighbour.instance} ({number})" for number in itertools.count(2))
+        name = next(name for name in itertools.chain(wanted, numbered) if name and name not in used)
         used.add(name)
         names[name] = neighbour
     return names

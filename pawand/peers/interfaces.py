@@ -6,7 +6,7 @@ import ipaddress
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 import ifaddr
 from msgspec import Struct
@@ -23,10 +23,21 @@ class Adapter(Struct, frozen=True):
 
 class Reach(Struct, frozen=True):
     """Where mDNS is spoken: `announced` are the addresses that others are told, `senders` the interfaces, by an IPv4
-    address of each, and by the index of those that have IPv6."""
+    address of each, and by the index of those that have IPv6; `networks` and `indexes` are theirs."""
 
     announced: tuple[str, ...]
     senders: tuple[str | int, ...]
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    indexes: tuple[int, ...] = ()
+
+    def is_near(self, source: str, scope: int) -> bool:
+        """Whether a packet from `source` (of `scope`, the interface of a link-local IPv6 address) came over them."""
+        ip = ipaddress.ip_address(source.partition("%")[0])
+        if isinstance(ip, IPv6Address):
+            if ip.is_link_local:
+                return scope in self.indexes
+            ip = ip.ipv4_mapped or ip
+        return any(ip in network for network in self.networks)
 
 
 class OwnAddresses:
@@ -69,8 +80,22 @@ def reach(bound: Iterable[str], adapters: Iterable[Adapter]) -> Reach:
     ours = [adapter for adapter in outer if any(map(is_bound, adapter.addresses))]
     found = [address.ip for adapter in ours for address in adapter.addresses if is_bound(address)]
     told = [ip for ip in found if not ip.is_link_local] or found
+    # Those of containers have nothing else, and come and go.
+    spoken = [a for a in ours or outer if not all(address.is_link_local for address in a.addresses)] or ours or outer
     senders: list[str | int] = []
-    for adapter in ours or outer:
+    for adapter in spoken:
         senders += [str(address.ip) for address in adapter.addresses if address.version == 4][:1]
         senders += [adapter.index for address in adapter.addresses if address.version == 6][:1]
-    return Reach(tuple(str(ip) for ip in told), tuple(senders))
+    return Reach(
+        announced=tuple(str(ip) for ip in told),
+        senders=tuple(senders),
+        networks=tuple(dict.fromkeys(_network(address) for adapter in spoken for address in adapter.addresses)),
+        indexes=tuple(adapter.index for adapter in spoken),
+    )
+
+
+def _network(address: IPv4Interface | IPv6Interface) -> IPv4Network | IPv6Network:
+    """An address of DHCPv6 does not say what its network is."""
+    if isinstance(address, IPv6Interface) and address.network.prefixlen == 128:
+        return IPv6Network((address.ip, 64), strict=False)
+    return address.network

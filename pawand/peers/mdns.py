@@ -1,44 +1,34 @@
-"""Speaking mDNS: this agent is announced, and the table of those that announce themselves is kept.
-
-The package does not ask again for records that end, and gives PTR records 19 minutes at least; so who is killed would
-stay. What counts here is the SRV record: it is asked for again before it ends, and when it ends its agent is gone.
-"""
+"""Speaking mDNS: this agent is announced, on the interfaces that its server is bound to. The others: watch.py."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import secrets
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
 import zeroconf
 
 # Not in the package's list of public names, but kept there for those who need them.
-from zeroconf import DNSOutgoing, DNSQuestion, DNSQuestionType, DNSService  # type: ignore[attr-defined]
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+from zeroconf import DNSOutgoing, DNSService  # type: ignore[attr-defined]
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from pawand.peers import announcement, interfaces
 from pawand.peers.announcement import SERVICE, Card, Neighbours
 from pawand.peers.interfaces import Adapter, Reach
+from pawand.peers.watch import IN, SRV, TICK_SECS, Watch
 
 TTL_SECS = 60  # of all our records: how long others go on showing a daemon that was killed
-MAX_TTL_SECS = 120  # what others say is believed for no longer
-ASK_AT = 0.75  # of the time that a record has
-ASK_AGAIN_SECS = 4.0
-TICK_SECS = 1.0
 RESCAN_SECS = 10.0
-LOOKUP_MILLIS = 5000
-MAX_LOOKUPS = 16
-MAX_WANTED = 512
 MAX_RENAMES = 8
 GOODBYE_SECS = 1.0
-SRV, TXT, IN = 33, 16, 1
 RESPONSE = 0x8400
-# Answers to one address would reach one of the programs that share port 5353 here, and not always this one.
-QM = DNSQuestionType.QM
+# Of Linux, and not named by Python: ip(7), ipv6(7).
+IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +49,12 @@ async def run(card: Card, neighbours: Neighbours) -> None:
             try:
                 adapters = await asyncio.to_thread(interfaces.adapters)
                 here = interfaces.reach(card.bound, adapters)
-                if station is not None and (station.ended or station.reach != here):
+                if station is not None and (station.ended or not here.senders):
                     former, station = station, None
                     await former.aclose()
                     former.check()
                 elif station is not None:
+                    await station.adapt(here, adapters)
                     trouble = ""
                 if station is None and here.senders:
                     station = _Station(card, here, adapters, neighbours)
@@ -79,42 +70,49 @@ async def run(card: Card, neighbours: Neighbours) -> None:
 
 
 class _Station:
-    """mDNS on the interfaces of one reach, from the sockets to their end."""
+    """mDNS on the interfaces of a reach, from the sockets to their end."""
 
     def __init__(self, card: Card, reach: Reach, adapters: Sequence[Adapter], neighbours: Neighbours) -> None:
         """Raises OSError where a socket cannot be had."""
         self._card = card
-        self.reach = reach
-        self._adapters = adapters
+        self._reach = reach
         self._neighbours = neighbours
         # A name of its own: what is said of the host's name, a goodbye too, is for others to say.
         self._server = f"pawan-{secrets.token_hex(8)}.local."
+        self._text = _text(card)
         self._me: AsyncServiceInfo | None = None
+        self._told: tuple[str, ...] = ()
         self._renames = 0
-        self._closing = False
-        self._wanted: dict[str, None] = {}
-        self._lookups: dict[str, asyncio.Task[None]] = {}
-        self._asked: dict[str, float] = {}
         self._radio = AsyncZeroconf(interfaces=list(reach.senders), ip_version=_version(reach))
-        self._work = asyncio.create_task(self._run())
+        self._watch = Watch(self._radio.zeroconf, self._server, neighbours, adapters)
+        # Two tasks: a name takes its time to be had, and the others go on meanwhile.
+        self._tasks = [asyncio.create_task(self._be_known()), asyncio.create_task(self._watch.run())]
 
     @property
     def ended(self) -> bool:
-        return self._work.done()
+        return any(task.done() for task in self._tasks)
 
     def check(self) -> None:
         """Raises what ended it, if anything did."""
-        if self._work.done() and not self._work.cancelled():
-            self._work.result()
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def adapt(self, reach: Reach, adapters: Sequence[Adapter]) -> None:
+        """Go on with other interfaces: what is said, and who is known, stays."""
+        self._watch.adapters = adapters
+        former, self._reach = self._reach, reach
+        radio = self._radio.zeroconf
+        # An address that is new to the system cannot be bound yet.
+        if reach.senders != former.senders or len(radio.engine.senders) < len(reach.senders):
+            await radio.async_update_interfaces(list(reach.senders), _version(reach))
+            self._fence()
 
     async def aclose(self) -> None:
         """Say goodbye, and forget who was found here. Never fails, and takes no longer than `GOODBYE_SECS`."""
-        self._closing = True
-        self._wanted.clear()
-        tasks = [self._work, *self._lookups.values()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(GOODBYE_SECS):
                 await self._radio.async_close()
@@ -122,44 +120,53 @@ class _Station:
             log.debug("mDNS did not end well: %s", error)
         self._neighbours.clear()
 
-    async def _run(self) -> None:
-        radio = self._radio.zeroconf
-        await radio.async_wait_for_start()
-        browser = AsyncServiceBrowser(radio, SERVICE, handlers=[self._changed], question_type=QM)
-        try:
-            await self._announce()
-            while True:
-                await asyncio.sleep(TICK_SECS)
-                self._keep_fresh()
-                await self._keep_name()
-        finally:
-            await browser.async_cancel()
+    def _fence(self) -> None:
+        """The package listens to all interfaces, and takes what comes from anywhere."""
+        for reader in self._radio.zeroconf.engine.readers:
+            inner: Any = reader.transport.get_protocol()
+            if not isinstance(inner, _Fence):
+                reader.transport.set_protocol(_Fence(inner, lambda host, scope: self._reach.is_near(host, scope)))
+                # Else what other programs have joined on other interfaces would come here too.
+                with suppress(OSError):
+                    reader.sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+                with suppress(OSError):
+                    reader.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
 
-    # --- this agent -------------------------------------------------------------------------------
+    async def _be_known(self) -> None:
+        await self._radio.zeroconf.async_wait_for_start()
+        self._fence()
+        while True:
+            if self._text and self._told != self._reach.announced:
+                await self._announce(self._text)
+            await asyncio.sleep(TICK_SECS)
+            await self._keep_name()
 
-    async def _announce(self) -> None:
-        if not self.reach.announced:
-            return
-        try:
-            text = announcement.properties(self._card.agent_id, self._card.groups)
-        except ValueError as error:
-            log.warning("mDNS: this agent is not announced: %s", error)
-            return
-        self._me = AsyncServiceInfo(
+    async def _announce(self, text: dict[str, str]) -> None:
+        """As what the server is reached at now, which may be nothing."""
+        former, self._told = self._me, self._reach.announced
+        name = former.name if former else f"{announcement.instance_name(self._card.agent_id)}.{SERVICE}"
+        me = AsyncServiceInfo(
             SERVICE,
-            f"{announcement.instance_name(self._card.agent_id)}.{SERVICE}",
-            addresses=[ip_address(address).packed for address in self.reach.announced],
+            name,
+            addresses=[ip_address(address).packed for address in self._told],
             port=self._card.port,
             properties=text,
             server=self._server,
             host_ttl=TTL_SECS,
             other_ttl=TTL_SECS,
         )
-        await self._register(self._me)
+        self._me = me if self._told else None
+        if former is None:
+            await self._register(me)
+        elif self._told:
+            await (await self._radio.async_update_service(me))
+            log.info("announced by mDNS as %r at %s", me.get_name(), ", ".join(self._told))
+        else:
+            await (await self._radio.async_unregister_service(former))
 
     async def _register(self, me: AsyncServiceInfo) -> None:
         await (await self._radio.async_register_service(me, allow_name_change=True))
-        log.info("announced by mDNS as %r at %s", me.get_name(), ", ".join(self.reach.announced))
+        log.info("announced by mDNS as %r at %s", me.get_name(), ", ".join(self._told))
 
     async def _keep_name(self) -> None:
         """Those that began at once may all have taken one name: the one with the least server keeps it."""
@@ -167,7 +174,7 @@ class _Station:
         if (
             me is None
             or self._renames >= MAX_RENAMES
-            or self._server <= min(self._servers(me.name), default=self._server)
+            or self._server <= min(self._watch.servers(me.name), default=self._server)
         ):
             return
         self._renames += 1
@@ -180,99 +187,36 @@ class _Station:
         radio.async_send(gone)
         cached = radio.cache.get_all_by_details(me.name, SRV, IN)
         radio.cache.async_remove_records([record for record in cached if record == ours])
-        self._want(me.name)
+        self._watch.want(me.name)
         me.name = f"{announcement.instance_name(self._card.agent_id)}-{secrets.token_hex(2)}.{SERVICE}"
         await self._register(me)
 
-    # --- the others -------------------------------------------------------------------------------
 
-    def _changed(self, *, name: str, state_change: zeroconf.ServiceStateChange, **_: Any) -> None:
-        """Called for each agent that comes, changes or says goodbye. Must not raise: that would close the socket."""
-        if not name.lower().endswith(f".{SERVICE}"):
-            return
-        if state_change is zeroconf.ServiceStateChange.Removed:
-            self._wanted.pop(name, None)
-            self._forget(name)
-        else:
-            self._want(name)
+class _Fence(asyncio.DatagramProtocol):
+    """Lets in what comes from an interface where mDNS is spoken (RFC 6762, 11)."""
 
-    def _want(self, name: str) -> None:
-        if len(self._wanted) < MAX_WANTED and not self._closing:
-            self._wanted[name] = None
-            self._look_up()
+    def __init__(self, inner: asyncio.DatagramProtocol, is_near: Callable[[str, int], bool]) -> None:
+        self._inner = inner
+        self._is_near = is_near
 
-    def _look_up(self) -> None:
-        """Find out about those that are wanted, some at a time, each once at a time."""
-        for name in [name for name in self._wanted if name not in self._lookups]:
-            if len(self._lookups) >= MAX_LOOKUPS:
-                break
-            del self._wanted[name]
-            self._lookups[name] = task = asyncio.create_task(self._ask_for(name))
-            task.add_done_callback(functools.partial(self._looked_up, name))
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        if self._is_near(addr[0], addr[3] if len(addr) == 4 else 0):
+            self._inner.datagram_received(data, addr)
 
-    def _looked_up(self, name: str, _: asyncio.Task[None]) -> None:
-        self._lookups.pop(name, None)
-        self._look_up()
+    def error_received(self, exc: Exception) -> None:
+        self._inner.error_received(exc)
 
-    async def _ask_for(self, name: str) -> None:
-        instance, found = _instance(name), None
-        try:
-            info = AsyncServiceInfo(SERVICE, name)
-            if not await info.async_request(self._radio.zeroconf, LOOKUP_MILLIS, QM):
-                return
-            if info.server != self._server and self._time_left(name) > 0:
-                addresses = info.parsed_scoped_addresses()
-                found = announcement.read(instance, info.server, info.port, info.properties, addresses, self._adapters)
-        except Exception as error:  # noqa: BLE001 - somebody on the network says nonsense
-            log.debug("an announcement cannot be used: %s", error)
-        if found is None:
-            self._neighbours.drop(instance)
-        else:
-            self._neighbours.put(found)
-
-    def _keep_fresh(self) -> None:
-        """Ask for what will end soon; let go of what has ended."""
-        now = asyncio.get_running_loop().time()
-        question = DNSOutgoing(0)
-        for neighbour in self._neighbours:
-            name = f"{neighbour.instance}.{SERVICE}"
-            left = self._time_left(name)
-            if left <= 0:
-                self._forget(name)
-                continue
-            if neighbour.server not in self._servers(name):
-                self._want(name)  # another agent has the name now
-            if left <= 1 - ASK_AT and now - self._asked.get(name, 0) >= ASK_AGAIN_SECS:
-                self._asked[name] = now
-                for kind in (SRV, TXT):
-                    question.add_question(DNSQuestion(name, kind, IN))
-        if question.questions:
-            self._radio.zeroconf.async_send(question)
-
-    def _time_left(self, name: str) -> float:
-        """From 1, just heard of, to 0, gone."""
-        now = zeroconf.current_time_millis()
-        records = self._radio.zeroconf.cache.get_all_by_details(name, SRV, IN)
-        return max((1 - (now - r.created) / (1000 * max(1, min(r.ttl, MAX_TTL_SECS))) for r in records), default=0.0)
-
-    def _servers(self, name: str) -> set[str]:
-        """Of all that go by this name now."""
-        now = zeroconf.current_time_millis()
-        records = self._radio.zeroconf.cache.get_all_by_details(name, SRV, IN)
-        return {r.server for r in records if isinstance(r, DNSService) and not r.is_expired(now)}
-
-    def _forget(self, name: str) -> None:
-        """Its record goes too: a later one is news then."""
-        cache = self._radio.zeroconf.cache
-        cache.async_remove_records(cache.get_all_by_details(name, SRV, IN))
-        self._asked.pop(name, None)
-        if lookup := self._lookups.get(name):
-            lookup.cancel()
-        self._neighbours.drop(_instance(name))
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
 
 
-def _instance(name: str) -> str:
-    return name[: -len(SERVICE) - 1]
+def _text(card: Card) -> dict[str, str]:
+    """Empty where this agent cannot be announced."""
+    try:
+        return announcement.properties(card.agent_id, card.groups)
+    except ValueError as error:
+        log.warning("mDNS: this agent is not announced: %s", error)
+        return {}
 
 
 def _version(reach: Reach) -> zeroconf.IPVersion:

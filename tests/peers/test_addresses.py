@@ -64,6 +64,12 @@ def test_what_only_mdns_says_gets_no_token() -> None:
         find("b", {"b": peer()}, [unsaid])
 
 
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "0.0.0.0", "0.1.2.3", "x"])
+def test_what_mdns_says_never_leads_to_this_machine_itself(ip: str) -> None:
+    with pytest.raises(PeerError, match=r"b was announced at .*, which is no address of another machine"):
+        find("b", {}, [row("b", ip, "mdns", 4000)])
+
+
 @pytest.mark.parametrize("taken", ["b", "B"])
 def test_nobody_on_the_network_takes_a_name_of_the_aegis_file(taken: str) -> None:
     evil = row(taken, "10.6.6.6", "mdns", 1)

@@ -347,17 +347,17 @@ def test_the_rows_of_the_directory_count(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> tuple[Answer, list[str]]:
         async with peer(*stream(done())) as made:
             directory = Directory("pawan@a", AegisFile([]))
-            row = wire.Peer(
-                name="c", agent_id="pawan@c", ip="127.0.0.1", groups=[], port=made.port, source="mdns", online=True
-            )
+            source = "mdns"
 
             async def peers() -> list[wire.Peer]:
+                row = wire.Peer(name="c", agent_id="pawan@c", ip="127.0.0.1", groups=[], port=made.port, source=source)
                 return [row]
 
             monkeypatch.setattr(directory, "peers", peers)
             with pytest.raises(PeerError, match="token is not sent"):
                 await Asking({"c": config.Peer(token=TOKEN)}, directory).ask("c", "x", 1, print)
             assert made.heads == []
+            source = "aegis+mdns"
             answer = await Asking({}, directory).ask("C", "x", 1, lambda text: None)
             return answer, made.heads
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,29 @@ def world(tmp_path: Path) -> World:
 
 def test_one_row_for_an_agent_that_both_know_by_its_id(world: World) -> None:
     world.aegis(odin="10.0.0.2")
-    world.announce(neighbour("pawan@odin", "192.168.0.2"))
-    assert world.rows() == [("odin", "pawan@odin", "10.0.0.2", 4000, "aegis+mdns", True)]
-    [row] = asyncio.run(world.directory.peers())
-    assert row.groups == ["listed"]
+    world.announce(neighbour("pawan@odin", "192.168.0.2", "odin", "10.0.0.2"), neighbour("x", "10.0.0.2"))
+    assert world.rows() == [
+        ("odin", "pawan@odin", "10.0.0.2", 4000, "aegis+mdns", True),
+        ("x", "x", "10.0.0.2", 4000, "mdns", True),
+    ]
+    assert asyncio.run(world.directory.peers())[0].groups == ["listed"]
 
 
 def test_one_row_for_an_agent_that_both_know_by_an_address(world: World) -> None:
     world.aegis(build="10.0.0.2")
     world.announce(neighbour("pawan@odin.lan", "192.168.0.2", "x", "10.0.0.2", "fd00::2"))
     assert world.rows() == [("build", "pawan@odin.lan", "10.0.0.2", 4000, "aegis+mdns", True)]
+
+
+def test_of_two_that_announce_the_id_of_a_listed_peer_the_one_at_its_address_is_meant(world: World) -> None:
+    """The other one may be the same machine, moved, as long as it is the only one."""
+    world.aegis(laptop="10.0.0.5", nas="10.0.0.6")
+    world.announce(neighbour("pawan@laptop", "10.0.0.66", "!other", port=6666))
+    nas = ("nas", "pawan@nas", "10.0.0.6", None, "aegis", None)
+    assert world.rows() == [("laptop", "pawan@laptop", "10.0.0.5", 6666, "aegis+mdns", True), nas]
+    world.announce(neighbour("pawan@laptop", "10.0.0.5", port=3300))
+    other = ("!other", "pawan@laptop", "10.0.0.66", 6666, "mdns", True)
+    assert world.rows() == [other, ("laptop", "pawan@laptop", "10.0.0.5", 3300, "aegis+mdns", True), nas]
 
 
 def test_two_agents_on_one_machine_are_two_rows(world: World) -> None:
@@ -145,6 +159,21 @@ def test_no_two_have_the_same_name_whatever_is_announced(world: World) -> None:
     assert len(found) == len(set(found)) > 20
     assert found == sorted(found)
     assert all(found)
+
+
+def test_many_are_merged_at_once(world: World) -> None:
+    """It is done on the event loop."""
+    world.aegis(**{f"p{n}": f"10.1.{n // 250}.{n % 250}" for n in range(1000)})
+    world.announce(*(neighbour("pawan@same", f"10.2.0.{n}", f"n{n}") for n in range(256)))
+    assert len(world.rows()) == 1256
+
+    async def merge(number: int) -> float:
+        world.announce(neighbour("pawan@same", "10.2.0.0", "n0", port=number))
+        began = time.perf_counter()
+        await world.directory.peers()
+        return time.perf_counter() - began
+
+    assert min(asyncio.run(merge(number)) for number in range(1, 11)) < 0.02
 
 
 # --- who answers ----------------------------------------------------------------------------------

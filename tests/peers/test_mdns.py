@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from ipaddress import ip_interface
 
 import pytest
 from zeroconf import ServiceInfo, Zeroconf
 
 from pawand.peers import announcement, mdns
-from pawand.peers.announcement import SERVICE, Card, Neighbour, Neighbours
-from pawand.peers.interfaces import Adapter, OwnAddresses, Reach, reach
+from pawand.peers.announcement import SERVICE, Neighbour, Neighbours
+from pawand.peers.interfaces import Adapter, OwnAddresses, reach
 from tests.conftest import LogWatch
 from tests.harness import until
-from tests.netns import Host, Lan
-
-
-class Speaker:
-    """`mdns.run` on a host, in a thread that belongs to it."""
-
-    def __init__(self, host: Host, agent_id: str, bound: str = "0.0.0.0", groups: tuple[str, ...] = ()) -> None:
-        self.host = host
-        self.neighbours = Neighbours()
-        self._card = Card(agent_id=agent_id, groups=list(groups), port=4000, bound=[bound])
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Speaker:
-        with self.host.inside():
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner, suppress(asyncio.CancelledError):
-            runner.run(self._speak())
-
-    async def _speak(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        await mdns.run(self._card, self.neighbours)
-
-    @property
-    def names(self) -> list[str]:
-        return [neighbour.instance for neighbour in self.neighbours]
+from tests.netns import Lan
+from tests.speaker import Speaker
 
 
 @pytest.fixture
@@ -102,7 +66,29 @@ def test_an_interface_that_comes_later_is_used(lan: Lan, monkeypatch: pytest.Mon
         until(lambda: one.names == ["pawan@b"] and two.names == ["pawan@a"], "they find each other")
         b.run("ip", "address", "del", f"{b.ip}/24", "dev", "eth0")
         b.run("ip", "address", "add", "10.77.0.77/24", "dev", "eth0")
-        until(lambda: [n.ip for n in one.neighbours] == ["10.77.0.77"], "the new address is told")
+        until(lambda: [n.addresses for n in one.neighbours] == [{"10.77.0.77"}], "the new address is told")
+
+
+@pytest.mark.slow
+def test_a_network_that_comes_and_goes_is_no_goodbye(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers start and stop, none loses sight of the other for a moment."""
+    monkeypatch.setattr(mdns, "RESCAN_SECS", 0.2)
+    a, b = lan.hosts
+    with Speaker(a, "pawan@a") as one, Speaker(b, "pawan@b") as two:
+        until(lambda: one.names and two.names, "they find each other")
+
+        def told(*addresses: str) -> bool:
+            assert (one.names, two.names) == (["pawan@b"], ["pawan@a"])
+            [found] = one.neighbours
+            return found.addresses == set(addresses)
+
+        b.run("ip", "link", "add", "dock0", "type", "veth", "peer", "name", "dock1")
+        for name in ("dock0", "dock1"):
+            b.run("ip", "link", "set", name, "up")
+        b.run("ip", "address", "add", "172.30.0.1/24", "dev", "dock0")
+        until(lambda: told(b.ip, "172.30.0.1"), "the new address is told")
+        b.run("ip", "link", "del", "dock0")
+        until(lambda: told(b.ip), "that it is gone is told", 30)
 
 
 def test_mdns_that_cannot_be_had_is_one_warning(lan: Lan, log_watch: LogWatch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,21 +175,51 @@ LO = Adapter(1, (ip_interface("127.0.0.1/8"), ip_interface("::1/128")))
 @pytest.mark.parametrize(
     ("bound", "expected"),
     [
-        (["0.0.0.0"], Reach(("10.0.0.1", "192.168.1.5"), ("10.0.0.1", 2, "192.168.1.5", 3))),
-        (["::"], Reach(("fd00::1",), ("10.0.0.1", 2, "192.168.1.5", 3, 4))),
-        (["192.168.1.5"], Reach(("192.168.1.5",), ("192.168.1.5", 3))),
-        (["fe80::2%wlan0"], Reach(("fe80::2",), ("192.168.1.5", 3))),
-        (["127.0.0.1", "::1"], Reach((), ("10.0.0.1", 2, "192.168.1.5", 3, 4))),
-        (["10.9.9.9"], Reach((), ("10.0.0.1", 2, "192.168.1.5", 3, 4))),
-        (["127.0.0.1", "10.0.0.1", "fd00::1"], Reach(("10.0.0.1", "fd00::1"), ("10.0.0.1", 2))),
+        (["0.0.0.0"], (("10.0.0.1", "192.168.1.5"), ("10.0.0.1", 2, "192.168.1.5", 3))),
+        (["::"], (("fd00::1",), ("10.0.0.1", 2, "192.168.1.5", 3))),
+        (["192.168.1.5"], (("192.168.1.5",), ("192.168.1.5", 3))),
+        (["fe80::2%wlan0"], (("fe80::2",), ("192.168.1.5", 3))),
+        (["127.0.0.1", "::1"], ((), ("10.0.0.1", 2, "192.168.1.5", 3))),
+        (["10.9.9.9"], ((), ("10.0.0.1", 2, "192.168.1.5", 3))),
+        (["127.0.0.1", "10.0.0.1", "fd00::1"], (("10.0.0.1", "fd00::1"), ("10.0.0.1", 2))),
     ],
 )
-def test_where_a_server_can_be_found(bound: list[str], expected: Reach) -> None:
-    assert reach(bound, [LO, ETH, WIFI, BRIDGE]) == expected
+def test_where_a_server_can_be_found(bound: list[str], expected: tuple[tuple[str, ...], tuple[str | int, ...]]) -> None:
+    found = reach(bound, [LO, ETH, WIFI, BRIDGE])
+    assert (found.announced, found.senders) == expected
+    assert reach(bound, [LO, ETH, WIFI]) == found, "an interface like a container's is no difference"
+
+
+def test_an_interface_with_nothing_but_a_link_local_address_counts_where_there_is_no_other() -> None:
+    found = reach(["::"], [LO, BRIDGE])
+    assert (found.announced, found.senders, found.indexes) == (("fe80::3",), (4,), (4,))
+
+
+@pytest.mark.parametrize(
+    ("source", "scope", "near"),
+    [
+        ("10.0.0.9", 0, True),
+        ("::ffff:10.0.0.9", 0, True),
+        ("fd00::9", 0, True),
+        ("fe80::9", 2, True),
+        ("fe80::9", 3, False),
+        ("192.168.1.9", 0, False),
+        ("::ffff:192.168.1.9", 0, False),
+        ("fd01::9", 0, False),
+        ("8.8.8.8", 0, False),
+    ],
+)
+def test_what_comes_from_where_mdns_is_not_spoken_is_far(source: str, scope: int, near: bool) -> None:
+    assert reach(["10.0.0.1"], [LO, ETH, WIFI]).is_near(source, scope) is near
+
+
+def test_the_network_of_an_address_of_dhcp_is_guessed() -> None:
+    managed = Adapter(2, (ip_interface("fd00::1/128"), ip_interface("fe80::1/64")))
+    assert reach(["::"], [managed]).is_near("fd00::2", 0)
 
 
 def test_a_machine_without_a_network_is_nowhere() -> None:
-    assert reach(["0.0.0.0"], [LO]) == Reach((), ())
+    assert not reach(["0.0.0.0"], [LO]).senders
 
 
 def test_own_addresses_hold_loopback() -> None:
@@ -224,6 +240,7 @@ def believe(*addresses: str) -> Neighbour | None:
         (["fe80::9%2", "169.254.1.1"], "169.254.1.1"),
         (["fe80::9", "fe80::9%2"], "fe80::9%2"),
         (["127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "ff02::1", "x", "", "10.0.0.9"], "10.0.0.9"),
+        (["::ffff:127.0.0.1", "::ffff:10.0.0.9"], "10.0.0.9"),
     ],
 )
 def test_the_best_address_is_taken(addresses: list[str], best: str) -> None:
@@ -232,8 +249,16 @@ def test_the_best_address_is_taken(addresses: list[str], best: str) -> None:
     assert found.ip == best
 
 
-def test_without_an_address_that_can_be_called_nobody_is_there() -> None:
-    assert believe("127.0.0.1", "fe80::1", "::") is None
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1"),
+        *("0.0.0.0", "0.1.2.3", "::ffff:0.0.0.0", "::", "255.255.255.255", "240.0.0.1", "::ffff:240.0.0.1"),
+        *("224.0.0.251", "::ffff:224.0.0.251", "ff02::fb", "fe80::1", "localhost", "127.1", "0x7f.1", "10.0.0.9/8"),
+    ],
+)
+def test_an_address_that_is_no_other_machines_is_none(address: str) -> None:
+    assert believe(address) is None
 
 
 @pytest.mark.parametrize(
@@ -272,5 +297,5 @@ def test_the_table_has_an_end() -> None:
     for number in range(announcement.MAX_NEIGHBOURS + 10):
         found = announcement.read(f"n{number}", "s.", 1, {b"agent_id": b"a"}, ["10.0.0.9"], [])
         assert found is not None
-        table.put(found)
+        assert table.put(found) == (number < announcement.MAX_NEIGHBOURS)
     assert len(list(table)) == announcement.MAX_NEIGHBOURS == table.revision
