@@ -14,13 +14,15 @@ run: $(VENV)/run.stamp ## start the daemon on 127.0.0.1:3300
 	@exec $(BIN)/pawand serve $(ARGS)
 
 test: $(VENV)/dev.stamp ## run the tests, those aside that are slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not alone" -n 2
+	$(BIN)/python -m pytest -m "not slow and alone"
 
 check: $(VENV)/dev.stamp ## format, lint, types, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not alone" -n 2 --cov --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .

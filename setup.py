@@ -43,6 +43,7 @@ setup(
             "pytest>=9,<10",
             "pytest-tornado==0.8.1",
             "pytest-cov>=7",
+            "pytest-xdist>=3.6",
             "blockbuster>=1.5",
             "hypothesis>=6.150",
             "requests>=2.32",

@@ -18,7 +18,7 @@ from tests import avahi, harness
 from tests.fakes.openai_server import OpenAIServer, text
 from tests.netns import Host, Lan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 SEEN_SECS = 3.0
 DROPPED_SECS = 2.0
 

@@ -23,7 +23,7 @@ from tests.fakes.openai_server import OpenAIServer
 from tests.harness import until
 from tests.test_socket_activation import ask_all_the_time, get
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 class Service:

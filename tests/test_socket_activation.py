@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,6 +92,15 @@ def activated(folder: Path, env: dict[str, str], sockets: list[socket.socket], *
             sock.close()
 
 
+def links(pid: int) -> set[str]:
+    """What its descriptors are; some come and go."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(link))
+    return found
+
+
 def listener(address: str = "127.0.0.1") -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, 0), family=family, backlog=1024)
@@ -120,7 +129,7 @@ def test_handed_sockets_are_served_and_nothing_is_bound(tmp_path: Path, env: dic
 
 def listening(pid: int) -> set[int]:
     """The TCP ports that a process listens on."""
-    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    inodes = links(pid)
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
@@ -304,7 +313,7 @@ def test_who_has_connected_before_the_end_is_answered(tmp_path: Path, env: dict[
 
 def accepted(pid: int, port: int) -> int:
     """How many connections to a port a process holds."""
-    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    inodes = links(pid)
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(
         int(row[1].partition(":")[2], 16) == port and row[3] == "01" and f"socket:[{row[9]}]" in inodes for row in rows

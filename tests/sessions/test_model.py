@@ -131,7 +131,7 @@ def test_iterations_are_counted_on_whatever_was_there(count: Any) -> None:
 # --- ids, titles, times ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("id", ["a", "3f9a1c2e", "A-b_9", "a" * 128, new_id()])
+@pytest.mark.parametrize("id", ["a", "3f9a1c2e", "A-b_9", "a" * 128, pytest.param(new_id(), id="new")])
 def test_good_ids(id: str) -> None:
     assert check_id(id) == id
     assert is_id(id)

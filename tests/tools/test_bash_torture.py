@@ -19,7 +19,7 @@ import pytest
 from pawand.redact import Redactor
 from tests.tools.conftest import Bench, poll, reached
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 KEYS = ["nvapi-0123456789abcdef", "sk-proj-" + "aaaa" * 40 + "b", "ünïcödé-key-0123456789"]
 LATE_SECS = 3.0
