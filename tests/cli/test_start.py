@@ -172,6 +172,15 @@ def begin_a_turn(sh: Shell, upstream: OpenAIServer, words: int = 100) -> Stream:
     return turn
 
 
+def check_that_nothing_was_lost(sh: Shell, turn: harness.Stream) -> None:
+    """Of a turn whose daemon was ended at once; the next one is started."""
+    seen = harness.tokens(turn.read_rest())
+    sh.ok("start")
+    kept = sh.call("GET", "/sessions/s")[1]["messages"][1]
+    assert kept["interrupted"]
+    assert kept["content"].startswith(seen)
+
+
 def test_stop_lets_turns_end_and_ctrl_c_leaves_it_stopping(sh: Shell, upstream: OpenAIServer) -> None:
     sh.ok("start")
     turn = begin_a_turn(sh, upstream)
@@ -193,11 +202,7 @@ def test_stop_now_does_not_wait_and_loses_nothing_that_was_seen(sh: Shell, upstr
     began = time.monotonic()
     sh.ok("stop", "--now")
     assert time.monotonic() - began < 10  # the turn would take twice as long
-    seen = harness.tokens(turn.read_rest())
-    sh.ok("start")
-    kept = sh.call("GET", "/sessions/s")[1]["messages"][1]
-    assert kept["interrupted"]
-    assert kept["content"].startswith(seen)
+    check_that_nothing_was_lost(sh, turn)
 
 
 @pytest.mark.slow
@@ -235,11 +240,7 @@ def test_one_that_was_halted_is_told_of_at_once_and_killed_by_stop_now(sh: Shell
     done = sh.run("stop", "--now")
     assert (done.returncode, done.stdout) == (0, f"pawand (pid {pid}) has ended\n")
     assert f"pawand (pid {pid}) does not end by itself: it is killed" in done.stderr
-    seen = harness.tokens(turn.read_rest())
-    sh.ok("start")
-    kept = sh.call("GET", "/sessions/s")[1]["messages"][1]
-    assert kept["interrupted"]
-    assert kept["content"].startswith(seen)
+    check_that_nothing_was_lost(sh, turn)
 
 
 @pytest.mark.slow
