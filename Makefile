@@ -14,8 +14,7 @@ run: $(VENV)/run.stamp ## start the daemon on 127.0.0.1:3300
 	@exec $(BIN)/pawand serve $(ARGS)
 
 test: $(VENV)/dev.stamp ## run the tests, those aside that are slow
-	$(BIN)/python -m pytest -m "not slow and not alone" -n 2
-	$(BIN)/python -m pytest -m "not slow and alone"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 check: $(VENV)/dev.stamp ## format, lint, types, all tests
 	$(BIN)/ruff format --check .

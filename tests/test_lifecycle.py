@@ -43,6 +43,7 @@ def is_listening(pawand: harness.Process) -> bool:
 # --- SIGTERM --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_running_turn_end(tmp_path: Path, upstream: OpenAIServer, env: dict[str, str]) -> None:
     upstream.script = [fake.text(*"abcdefghij", pause=0.4), fake.text("second")]
     with harness.serve(tmp_path / "w", tmp_path / "s", env=env) as pawand:
@@ -116,6 +117,7 @@ def test_a_chat_that_is_cut_by_the_end_is_503(tmp_path: Path, upstream: OpenAISe
         assert pawand.process.wait(10) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(
     tmp_path: Path, upstream: OpenAIServer, env: dict[str, str], number: int

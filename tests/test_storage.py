@@ -81,6 +81,7 @@ def test_a_disk_that_fills_up_in_a_turn_ends_it_with_what_was_shown(
     assert "Traceback" not in pawand.log_text()
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_start_keeps_the_journal_for_later(
     tmp_path: Path, upstream: OpenAIServer, env: dict[str, str], small_disk: SmallDisk
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_read_only_store_is_told_and_recovers(
     assert "Traceback" not in pawand.log_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "ro"])
 def test_a_state_folder_that_cannot_be_written_at_the_start(
     tmp_path: Path, upstream: OpenAIServer, env: dict[str, str], small_disk: SmallDisk, how: str

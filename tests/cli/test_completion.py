@@ -142,6 +142,7 @@ def test_help_says_how_to_install_it(folder: Path) -> None:
         assert f"{shell}: " in shown
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize(
     "words", [[""], ["s"], ["sessions", "show", ""], ["config", "set", "server."], ["sessions", "prune", "--"]]

@@ -36,6 +36,7 @@ def median(command: Sequence[str], env: Mapping[str, str]) -> float:
     return statistics.median(found[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("name", COMMANDS)
 def test_it_is_there_at_once(tmp_path: Path, env: dict[str, str], name: str) -> None:

@@ -161,6 +161,7 @@ def test_no_two_have_the_same_name_whatever_is_announced(world: World) -> None:
     assert all(found)
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_many_are_merged_at_once(world: World) -> None:
     """It is done on the event loop."""

@@ -51,7 +51,6 @@ async def test_a_stranger_sees_less_and_has_nobody_asked(fetch: Fetch, parts: Pa
     assert [(r["port"], r["source"], r["online"]) for r in rows] == [(None, "aegis", False), (1, "mdns", True)]
 
 
-@pytest.mark.alone
 @pytest.mark.gen_test
 async def test_a_page_of_another_site_has_nobody_asked(fetch: Fetch, aegis: Path) -> None:
     """A picture whose address is ours comes without an Origin."""
@@ -65,6 +64,8 @@ async def test_a_page_of_another_site_has_nobody_asked(fetch: Fetch, aegis: Path
         assert row["online"] is False
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.gen_test
 async def test_a_thousand_peers_are_answered_at_once(fetch: Fetch, parts: Parts, aegis: Path) -> None:
     lines = (
