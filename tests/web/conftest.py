@@ -75,8 +75,8 @@ def _no_blocking(io_loop: IOLoop) -> Iterator[BlockBuster]:
         yield watch
 
 
-async def until(condition: Callable[[], Any], what: str) -> None:
-    for _ in range(500):
+async def until(condition: Callable[[], Any], what: str, seconds: float = 5) -> None:
+    for _ in range(int(100 * seconds)):
         if condition():
             return
         await asyncio.sleep(0.01)
