@@ -114,7 +114,7 @@ def _wait(child: subprocess.Popen[bytes], log: Path) -> int:
     end = time.monotonic() + START_SECS
     while time.monotonic() < end and child.poll() is None:
         inner = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-        runtime = Path(f"/proc/{inner[0]}/root/run/user/0/systemd") if inner else None
+        runtime = Path("/proc", inner[0], "root", "run/user/0/systemd") if inner else None
         if runtime is not None and (runtime / "private").exists():
             for path in (runtime, runtime / "notify"):
                 path.chmod(0o777)  # the system's own is open to all users
