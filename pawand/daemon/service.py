@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from pawand import __version__, hardening, paths
 from pawand.client import url_of
-from pawand.daemon import system, systemd
+from pawand.daemon import signals, system, systemd
 from pawand.daemon.assembly import Parts, assemble
 from pawand.daemon.planning import KEY_VARIABLES, Plan
 from pawand.daemon.systemd import Systemd
@@ -76,11 +73,7 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
     metrics.show("connections", "Open connections.", lambda: server.connections)
     publish = functools.partial(system.write_state_file, url=url, started=datetime.now(UTC))
     stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_stop, stop)
-    at_terminal = sys.stdin is not None and sys.stdin.isatty()  # it may have been closed: <&-
-    loop.add_signal_handler(signal.SIGHUP, _on_hang_up, at_terminal, stop, reload)
+    signals.listen(stop, reload)
     published = _try_to(publish, plan)  # from here on others may send signals
     if manager.descriptors:
         _announce_handed(plan, sockets)
@@ -275,31 +268,3 @@ def _import_mdns() -> Callable[[Card, Neighbours], Awaitable[None]]:
     from pawand.peers import mdns
 
     return mdns.run
-
-
-def _on_hang_up(at_terminal: bool, stop: asyncio.Event, reload: asyncio.Event) -> None:
-    """The request to read the settings again; or the end of the terminal that the daemon was started in."""
-    if at_terminal and _is_gone(sys.stdin.fileno()):
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            if _is_gone(stream.fileno()):
-                os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        _on_stop(stop)
-    else:
-        reload.set()
-
-
-def _is_gone(descriptor: int) -> bool:
-    """Whether it is a terminal that was closed."""
-    try:
-        os.tcgetpgrp(descriptor)
-    except OSError as error:
-        return error.errno == errno.EIO
-    return False
-
-
-def _on_stop(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        os._exit(130)  # asked twice: no more manners
-    stop.set()
