@@ -61,10 +61,14 @@ class Profile:
         for name in (*_GIT_READ_ONLY, *elsewhere):
             # By descriptor: a name could lead to another place by the time that bwrap looks.
             descriptor = self._workspace.open_plain(name)
-            if descriptor is not None:
-                held.append(descriptor)
-                if name != ".git" or stat.S_ISREG(os.fstat(descriptor).st_mode):  # the file of a worktree
-                    arguments += ["--ro-bind-fd", str(descriptor), f"{root}/{name}"]
+            if descriptor is None:
+                continue
+            if name == ".git" and stat.S_ISDIR(os.fstat(descriptor).st_mode):  # only the file of a worktree is covered
+                os.close(descriptor)
+                continue
+            # bwrap closes what it mounts. One that it does not mount would lead the command out of the sandbox.
+            held.append(descriptor)
+            arguments += ["--ro-bind-fd", str(descriptor), f"{root}/{name}"]
         return [*arguments, "--chdir", os.path.normpath(f"{root}/{folder}"), "--"]
 
     def _temporary(self, session_id: str) -> list[str]:

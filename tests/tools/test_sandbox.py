@@ -70,6 +70,32 @@ def test_links_out_of_the_workspace_lead_nowhere(caged: Bench, outside: Path, sh
     assert not caged.bash("echo x > link/made")["success"]
 
 
+@needs_git
+@pytest.mark.parametrize("kind", ["no repository", "a repository", "a worktree", "a worktree inside", "hooks alone"])
+def test_a_command_gets_no_open_file_but_its_own_three(
+    kind: str, root: Path, outside: Path, make_bench: MakeBench
+) -> None:
+    """One that leads to a folder of the mounts outside would lead on to all of the machine."""
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main", "-C"]
+    main = root / "inner" if kind == "a worktree inside" else root if kind == "a repository" else outside / "main"
+    if "repository" in kind or "worktree" in kind:
+        subprocess.run(["git", "init", "-q", main], check=True)
+        subprocess.run([*git, main, "commit", "-q", "--allow-empty", "-m", "m"], check=True)
+    if "worktree" in kind:
+        subprocess.run([*git, main, "worktree", "add", "-q", root / "tree"], check=True)
+        (root / ".git").write_text((root / "tree" / ".git").read_text())
+    if kind == "hooks alone":
+        (root / ".git" / "hooks").mkdir(parents=True)
+    if kind == "no repository":
+        assert not (root / ".git").exists()
+    bench = make_bench("require")
+    found = bench.out(
+        "python3 -c \"import os; print([n for n in range(3, 1000) if os.path.exists(f'/proc/self/fd/{n}')])\""
+    )
+    assert found == "[]\n"
+    assert SECRET not in bench.bash("cat /proc/self/fd/*/../../outside/secret.txt")["stdout"]
+
+
 @pytest.fixture
 def shown_home(shown_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home within what the sandbox shows: only hiding it hides it."""

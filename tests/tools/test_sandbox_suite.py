@@ -58,6 +58,7 @@ PROBES = {
                                  "&& echo OUT", LOST) for name in NAMESPACES},
     "its own environment": ("env | grep -q {secret} && echo OUT", STILL),
     "the daemon's open files": ("ls -l /proc/self/fd | grep -q {held} && echo OUT", STILL),
+    "a folder that is open": ("for n in $(seq 3 99); do [ -d /proc/$$/fd/$n/. ] && echo OUT; done", STILL),
     "a terminal": ("(echo x > /dev/tty) 2> /dev/null && echo OUT", STILL),
     "a process left behind": ("(setsid sh -c 'trap \"\" TERM HUP; sleep {marker}; sleep {marker}' &)", STILL),
     "the end of what runs it": ("(setsid sleep {marker} &); kill -9 $PPID; sleep 0.1", STILL),
