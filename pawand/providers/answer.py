@@ -17,6 +17,7 @@ from pawand.redact import Redactor
 from pawand.wire import Usage
 
 MAX_SAMPLE_CHARS = 80
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than any model writes, each token in a chunk of its own
 MAX_COUNT = 2**53
 _COUNTED = ("prompt", "completion", "total")
 
@@ -57,6 +58,7 @@ class Answer:
         self._calls = Calls()
         self._markup = Markup([] if request.tool_choice == "none" else request.tools)
         self._half = ""
+        self._size = 0
         self.complete = False
         """The server said that nothing more follows."""
 
@@ -69,6 +71,9 @@ class Answer:
         if data == b"[DONE]":
             self.complete = True
             return []
+        self._size += len(data)
+        if self._size > MAX_ANSWER_BYTES:
+            raise ProviderError(f"the provider's answer has more than {MAX_ANSWER_BYTES >> 20} MiB and no end")
         try:
             chunk = _parse(data)
         except ValueError as error:

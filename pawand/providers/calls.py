@@ -47,7 +47,7 @@ class Calls:
         if isinstance(function.arguments, str):
             call.arguments.append(function.arguments)
         elif function.arguments is not None:
-            call.arguments.append(msgspec.json.encode(function.arguments).decode())
+            call.arguments.append(json.dumps(function.arguments))  # which takes lone surrogates
 
     def _known(self, id: str, delta: CallDelta, function: Function) -> _PartialCall | None:
         for call in self._calls:
@@ -87,7 +87,7 @@ def new_call_id() -> str:
 
 def parse_arguments(text: str) -> Any:
     """The JSON value; without the thinking that some models write into it; the text itself where it is no JSON."""
-    text = text.strip() or "{}"
+    text = whole(text).strip() or "{}"
     for candidate in (text, _without_thinking(text)):
         try:
             value = decode(candidate)
@@ -97,6 +97,11 @@ def parse_arguments(text: str) -> Any:
             return {}
         return value if _depth(candidate) <= MAX_DEPTH else text
     return text
+
+
+def whole(text: str) -> str:
+    """Text without lone surrogates, which no file and no answer can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def decode(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,8 @@ class Choice(Struct, frozen=True, kw_only=True):
     def embedded(self) -> bool:
         """The bundled weights: too small for tools or a long prompt."""
         return self.name == "local" and self.model == LOCAL_MODEL
+
+_REASONERS = re.compile(r"(.*/)?(o[1-9]|gpt-[5-9])([-.].*)?")
 
 
 def choose(config: Config, secrets: Mapping[str, str], env: Mapping[str, str], *, model_trusted: bool = True) -> Choice:
@@ -132,6 +135,14 @@ def thinking_switch(model: str, *, wanted: bool) -> dict[str, Any]:
     if "deepseek" in name:
         return {"chat_template_kwargs": {"thinking": wanted}}
     return {}
+
+
+def sampling(model: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The request fields for how a model answers: OpenAI's reasoning models refuse temperature and top_p, and call
+    the limit of an answer otherwise (nullclaw/nullclaw#22)."""
+    if _REASONERS.fullmatch(model.lower()):
+        return {"max_completion_tokens": options["max_tokens"]}
+    return options
 
 
 def wants_short_ids(model: str) -> bool:

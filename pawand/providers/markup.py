@@ -13,12 +13,13 @@ from operator import itemgetter
 from typing import Any
 
 from pawand.providers.base import Reasoning, Text
-from pawand.providers.calls import decode, new_call_id, parse_arguments
+from pawand.providers.calls import decode, new_call_id, parse_arguments, whole
 from pawand.providers.code_text import CodeText
 from pawand.providers.pieces import Pieces, Reader
 from pawand.wire import ToolCall
 
 _CALL, _CALL_END, _CALLS = "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
+_GAPS = ("{", " {", "[ARGS]{", "[ARGS] {", "[CALL_ID]")  # between the name of a listed call and its arguments
 _TAIL = r"|(?P<tail>[<\[][/A-Za-z_]{0,12}\Z)"
 _MARKER = re.compile(rf"(?ai:<(?P<slash>/?)(?P<think>think(?:ing)?)>)|{_CALL}|\[TOOL_CALLS\]{_TAIL}")
 _THINK_END = {name: re.compile(rf"(?ai:</{name}>){_TAIL}") for name in ("think", "thinking")}
@@ -37,7 +38,7 @@ class Markup:
     def __init__(self, tools: Sequence[dict[str, Any]]) -> None:
         functions = [tool.get("function") or {} for tool in tools]
         self._tools = {function["name"]: function.get("parameters") or {} for function in functions}
-        self._heads = {name + gap: name for name in self._tools for gap in ("{", " {", "[ARGS]{", "[ARGS] {")}
+        self._heads = {name + gap: name for name in self._tools for gap in _GAPS}
         self.calls: list[ToolCall] = []
         self._call_texts: list[str] = []
         self._code = CodeText()
@@ -158,13 +159,16 @@ class Markup:
         self._accept(calls)
 
     def _listed(self) -> Reader[None]:
-        """`[{"name": …, "arguments": …}, …]`, or `name{…}` and `name[ARGS]{…}` repeated."""
+        """`[{"name": …, "arguments": …}, …]`, or `name{…}`, `name[ARGS]{…}`, `name[CALL_ID]…[ARGS]{…}` repeated."""
         pieces = self._pieces
         if (yield from pieces.next_of("[")):
             self._accept(self._parsed((yield from pieces.json())))
             return
         while head := (yield from pieces.next_of(self._heads)):
             pieces.take(pieces.at + len(head) - 1)
+            if head.endswith("]") and (yield from pieces.up_to("[ARGS]")) is None:
+                return
+            yield from pieces.space()
             text = yield from pieces.json()
             arguments = _value(text)
             if arguments is None:
@@ -191,6 +195,7 @@ class Markup:
             value = yield from pieces.up_to("</parameter>")
             if key is None or value is None:
                 return []
+            key, value = whole(key), whole(value)
             arguments[key] = self._typed(heads[head], key, value.removeprefix("\n").removesuffix("\n"))
 
     def _typed(self, name: str, key: str, value: str) -> Any:
@@ -209,7 +214,7 @@ class Markup:
         for call in _value(text) or []:
             if not isinstance(call, dict) or not isinstance(call.get("name"), str):
                 return []
-            arguments = call.get("arguments") or {}
+            arguments = call.get("arguments") or call.get("parameters") or {}
             calls.append((call["name"], parse_arguments(arguments) if isinstance(arguments, str) else arguments))
         return calls
 

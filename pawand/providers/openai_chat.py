@@ -18,7 +18,7 @@ from pawand.errors import ProviderError
 from pawand.providers import listing
 from pawand.providers.answer import MAX_SAMPLE_CHARS, Answer
 from pawand.providers.base import CompletionRequest, Item
-from pawand.providers.catalog import thinking_switch
+from pawand.providers.catalog import sampling, thinking_switch
 from pawand.providers.event_stream import SseParser
 from pawand.providers.failures import failure_of
 from pawand.redact import Redactor
@@ -35,7 +35,7 @@ _HINTS = {
 
 
 class OpenAIChat:
-    """A Provider over HTTP. `options` are further request fields, the same for every request.
+    """A Provider over HTTP. `options` are how its models shall answer: `max_tokens`, `temperature`, `top_p`.
 
     `first_event_secs` and `stall_secs` are counted between events, so that keep-alive comments hide no stall.
     """
@@ -150,7 +150,7 @@ class OpenAIChat:
     def _fields(self, request: CompletionRequest) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "messages": request.messages,
-            **self._options,
+            **sampling(request.model, self._options),
             **thinking_switch(request.model, wanted=self._reasoning and request.thinking),
             "stream_options": {"include_usage": True},
         }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pawand.errors import ProviderError
+from pawand.providers import answer
 from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text
 from pawand.providers.openai_chat import OpenAIChat
 from pawand.redact import Redactor
@@ -70,6 +71,29 @@ def test_the_request_holds_what_was_configured(upstream: OpenAIServer) -> None:
     assert body["chat_template_kwargs"] == {"thinking": True, "enable_thinking": True}
     assert "tools" not in body
     assert upstream.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "gpt-5-mini", "openai/gpt-5.1", "o3", "o4-mini-2025-04-16"])
+def test_openai_s_reasoning_models_get_the_limit_alone(upstream: OpenAIServer, model: str) -> None:
+    upstream.script = [fake.text("a")]
+    ask(upstream.url, model=model)
+    body = upstream.requests[0]
+    assert body["max_completion_tokens"] == 7
+    assert not {"temperature", "top_p", "max_tokens"} & body.keys()
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1-mini", "gpt-oss-120b", "olmo-3", "phi-o3"])
+def test_other_models_get_the_sampling_settings(upstream: OpenAIServer, model: str) -> None:
+    upstream.script = [fake.text("a")]
+    ask(upstream.url, model=model)
+    assert (upstream.requests[0]["temperature"], upstream.requests[0]["max_tokens"]) == (0.5, 7)
+
+
+def test_an_answer_without_end_is_cut_off(upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "MAX_ANSWER_BYTES", 2 * 1024 * 1024)
+    upstream.script = [Reply([chunk({"content": "x" * 100_000})] * 50)]
+    with pytest.raises(ProviderError, match="more than 2 MiB"):
+        ask(upstream.url)
 
 
 def test_a_request_may_do_without_thinking(upstream: OpenAIServer) -> None:
@@ -177,6 +201,14 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, Any]]]] = {
     "a lone surrogate in the arguments": (
         [call_delta(index=0, id="a", function={"name": "one", "arguments": '{"x": "a\\ud83d"}'})],
         [("one", {"x": "a?"})],
+    ),
+    "a lone surrogate in an object": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": {"\ud83dx": "a\ud83d"}})],
+        [("one", {"?x": "a?"})],
+    ),
+    "a lone surrogate in what is no JSON": (
+        [call_delta(index=0, id="a", function={"name": "one", "arguments": "not \ud83d json"})],
+        [("one", "not ? json")],
     ),
     "thinking in the arguments": (
         [
