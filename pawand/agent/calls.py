@@ -51,7 +51,10 @@ class Calls:
         results: dict[str, Message] = {}
         try:
             for group in _groups(run, calls):
-                tasks = [asyncio.create_task(self._run_call(run, call, results, cut=cut)) for call in group]
+                tasks = [
+                    asyncio.create_task(self._run_call(run, call, results, cut=cut and _is_cut(call, last=calls[-1])))
+                    for call in group
+                ]
                 try:
                     await asyncio.gather(*tasks)
                 finally:
@@ -66,7 +69,7 @@ class Calls:
     async def _run_call(self, run: Run, call: ToolCall, results: dict[str, Message], *, cut: bool) -> None:
         repeated = run.repeats(call) >= REPEATS
         try:
-            if cut and not isinstance(call.arguments, dict):
+            if cut:
                 raise ToolError(CUT)
             arguments = await self._admit(run, call)
         except ToolError as error:
@@ -128,6 +131,11 @@ class Calls:
                 tasks = [at_once.create_task(run_one(call)) for call in group]
             outcomes += [task.result() for task in tasks]
         return outcomes
+
+
+def _is_cut(call: ToolCall, last: ToolCall) -> bool:
+    """Whether a call of an answer that was cut off may lack its arguments, all or some of them."""
+    return not isinstance(call.arguments, dict) or (call is last and not call.arguments)
 
 
 def _groups(run: Run, calls: list[ToolCall]) -> list[list[ToolCall]]:

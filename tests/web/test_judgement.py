@@ -328,6 +328,23 @@ async def test_a_call_that_was_cut_off_is_told_as_such(fetch: Fetch, upstream: O
     assert "max_tokens" in upstream.requests[1]["messages"][-1]["content"]
 
 
+@pytest.mark.parametrize("arguments", ["", "{"])
+@pytest.mark.gen_test(timeout=30)
+async def test_a_call_that_was_cut_off_before_its_arguments_does_not_run(
+    fetch: Fetch, upstream: OpenAIServer, arguments: str
+) -> None:
+    """`list_directory` could do without any; the model was about to give it some."""
+    heads = [{"index": at, "id": f"c{at}", "function": {"name": "list_directory", "arguments": text}}
+             for at, text in enumerate(["{}", arguments])]  # fmt: skip
+    upstream.script = [
+        fake.Reply([fake.chunk({"tool_calls": heads}), fake.chunk({}, "length"), fake.usage(), fake.DONE]),
+        fake.text("Again."),
+    ]
+    found = await events(fetch, "go")
+    assert [data["id"] for name, data in found if name == "tool_start"] == ["c0"]
+    assert "max_tokens" in upstream.requests[1]["messages"][-1]["content"]
+
+
 # --- going round in circles -----------------------------------------------------------------------
 
 
