@@ -53,7 +53,7 @@ class Sandbox:
         self._scratch = scratch
         self._profile = profile
         self._environment = _environment()
-        self._identity = _git_identity() if status.word != "off" else {}
+        self._identity = _git_identity(workspace.root) if status.word != "off" else {}
 
     @classmethod
     def probe(cls, settings: config.Sandbox, workspace: Workspace, scratch: Path, hidden: Iterable[Path]) -> Sandbox:
@@ -189,15 +189,20 @@ def _environment() -> dict[str, str]:
     return kept
 
 
-def _git_identity() -> dict[str, str]:
-    """The user's name and address for commits; the sandbox does not show git's own configuration."""
+def _git_identity(root: Path) -> dict[str, str]:
+    """The user's name and address for commits in the workspace; the sandbox does not show the user's own settings."""
     identity: dict[str, str] = {}
     for key in ("name", "email"):
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            answer = subprocess.run(
-                ["git", "config", "--global", f"user.{key}"], capture_output=True, timeout=5, cwd="/", check=False
-            )
-            value = answer.stdout.decode(errors="replace").strip()
-            if value:
-                identity[f"GIT_AUTHOR_{key.upper()}"] = identity[f"GIT_COMMITTER_{key.upper()}"] = value
+        value = _git_setting(f"user.{key}", root) or _git_setting(f"user.{key}", Path("/"))  # its own may be broken
+        if value:
+            identity[f"GIT_AUTHOR_{key.upper()}"] = identity[f"GIT_COMMITTER_{key.upper()}"] = value
     return identity
+
+
+def _git_setting(key: str, folder: Path) -> str:
+    """What counts in a folder, the user's own settings included; empty where nothing can be learned."""
+    try:
+        answer = subprocess.run(["git", "config", key], capture_output=True, timeout=5, cwd=folder, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.decode(errors="replace").strip()

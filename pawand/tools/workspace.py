@@ -220,9 +220,12 @@ class Workspace:
         return self._open(made, os.O_RDONLY | os.O_DIRECTORY)
 
     def _find_git_folders(self) -> list[str]:
-        """Where a `.git` file leads to inside the workspace: the folder of its worktree, and the one behind that."""
+        """Where a `.git` that is a link leads to inside the workspace, and what a `.git` file names: the folder of its
+        worktree, and the one behind that."""
         found: list[str] = []
         with contextlib.suppress(ToolError):
+            if (real := self.resolve(".git")) != ".git":
+                return [real]
             for file in (".git", "commondir"):
                 text = self.read(os.path.join(*found[-1:], file))[0].decode("utf-8", "replace")
                 target = os.path.join(*found[-1:], text.removeprefix("gitdir:").strip())

@@ -309,6 +309,18 @@ def test_nobody_s_commit(identity: Path, shell_bench: Bench) -> None:
     assert repo.git("log", "--format=%an %ce") == "Grace Hopper grace@example.org\n"
 
 
+def test_the_repository_s_own_address_counts_before_the_user_s(root: Path, make_bench: MakeBench) -> None:
+    git(root, "init", "--quiet", "--template=")
+    git(root, "config", "user.email", "ada@work.example")
+    repo = Repository(make_bench("auto"))
+    repo.plant(a_txt="one\n")
+    repo.ok("git_add", all=True)
+    repo.ok("git_commit", message="x")
+    assert (
+        repo.git("log", "--format=%an %ae, %cn %ce") == "Ada Lovelace ada@work.example, Ada Lovelace ada@work.example\n"
+    )
+
+
 def test_a_stash_needs_no_name(identity: Path, simple: Repository) -> None:
     identity.unlink()
     simple.plant(a_txt="mine\n")

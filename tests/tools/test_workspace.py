@@ -297,6 +297,17 @@ def test_a_repository_that_a_git_file_leads_to_is_not_written(root: Path, bare: 
     assert sorted(os.listdir(root)) == [".bare", ".barely", ".git"]
 
 
+def test_a_folder_that_is_git_s_by_a_link_is_not_written(root: Path) -> None:
+    (root / "store" / "hooks").mkdir(parents=True)
+    (root / ".git").symlink_to("store")
+    with contextlib.closing(Workspace(root)) as made:
+        for path in (".git/config", ".git/hooks/pre-commit", "store/hooks/pre-commit", "store/config"):
+            with pytest.raises(ToolError):
+                made.write(path, b"evil")
+        made.write("stored", b"fine")
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*")) == [".git", "store", "store/hooks", "stored"]
+
+
 @pytest.mark.parametrize("text", ["gitdir: ../outside", "gitdir: /elsewhere", "gitdir: .", "gitdir:", "", "\xff\0"])
 def test_a_git_file_that_leads_nowhere_inside_protects_nothing_more(root: Path, text: str) -> None:
     (root / ".git").write_text(text)
