@@ -11,7 +11,8 @@ MAX_LINE_CHARS = 300
 HEAD_BYTES = 16 * 1024
 TAIL_BYTES = 48 * 1024
 _LEAST = 200  # a string is never cut below this when a result must shrink
-_NOTE = 80  # room for the words that say how much is left out
+_ASK = "ask for less at a time to see them"
+_NOTE = 120  # room for the words that say how much is left out
 
 
 class HeadTail:
@@ -89,13 +90,13 @@ def fit(result: Any, limit: int) -> Any:
     if _size(result) <= limit:
         return result
     fitted = _fit(_without_long_strings(result, limit), limit)
-    return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit)
+    return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit, _ASK)
 
 
 def _without_long_strings(value: Any, limit: int) -> Any:
     """First of all, since what follows weighs each part once for every level that it lies below."""
     if isinstance(value, str):
-        return clip(value, limit)
+        return clip(value, limit, _ASK)
     if isinstance(value, list):
         return [_without_long_strings(item, limit) for item in value]
     if isinstance(value, dict):
@@ -122,7 +123,7 @@ def _fit_text(text: str, limit: int) -> str:
     cut = text
     for _ in range(4):  # a character takes one to six bytes, and not the same number everywhere
         characters = max(_LEAST, int(characters * limit / _size(cut)) - _NOTE)
-        cut = clip(text, characters)
+        cut = clip(text, characters, _ASK)
         if _size(cut) <= limit or characters == _LEAST:
             break
     return cut
