@@ -6,8 +6,8 @@ Labels take words that are known beforehand only, so that no model and no server
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from weakref import WeakSet
 
 from prometheus_client import (
@@ -20,13 +20,16 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from pawand import __version__, wire
 from pawand.errors import StorageError
+from pawand.event_loop import HOLD_SECS, HoldWatch
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MAX_TOOLS = 500
-LAG_SECS = 1.0
 UNKNOWN = "unknown"
 FINISHED = ("stop", "length", "max_iterations", "content_filter", "other")
 """Outcomes of turns with an answer; the others are the codes of their failures."""
@@ -35,7 +38,6 @@ _COUNTED = frozenset({wire.ToolStart, wire.ToolComplete, wire.Retry})
 _TURN_SECS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _FIRST_TOKEN_SECS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOOL_SECS = (0.01, 0.1, 1, 10, 60, 300)
-_LAG_SECS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
 
 class Metrics:
@@ -45,6 +47,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._tool_names = {*tools}
         self._told: WeakSet[StorageError] = WeakSet()
+        self.store_failures = 0
+        """How often the store could not do what was asked of it."""
         self._gauges: list[tuple[Gauge, Callable[[], int]]] = []
         ProcessCollector(registry=self._registry)
         Info("pawand_build", "The version of pawand.", registry=self._registry).info({"version": __version__})
@@ -60,11 +64,14 @@ class Metrics:
         self._tool_secs = self._histogram("tool", "How long tool calls ran.", _TOOL_SECS, "tool")
         self._retries = self._counter("upstream_retries", "How often a model was asked again.")
         self._store_errors = self._counter("store_errors", "Sessions that could not be read or written.")
-        self._lag = self._histogram("loop_lag", "How late the event loop came to a timer.", _LAG_SECS)
 
     def show(self, name: str, meaning: str, read: Callable[[], int]) -> None:
         """Show `pawand_<name>`, read on the event loop whenever somebody looks."""
         self._gauges.append((Gauge(f"pawand_{name}", meaning, registry=self._registry), read))
+
+    def show_loop(self, watch: HoldWatch) -> None:
+        """Show how long the event loop keeps everybody waiting."""
+        self._registry.register(_LoopHolds(watch))
 
     async def exposition(self) -> bytes:
         for gauge, read in self._gauges:
@@ -73,10 +80,13 @@ class Metrics:
 
     # --- what happens -----------------------------------------------------------------------------
 
-    def observe(self, event: wire.Event) -> None:
-        """Count an event of a turn that runs."""
-        if type(event) not in _COUNTED:  # most are tokens, which must cost nothing here
-            return
+    def observe(self, events: Iterable[wire.Event]) -> None:
+        """Count events of a turn that runs."""
+        for event in events:
+            if type(event) in _COUNTED:  # most are tokens, which must cost nothing here
+                self._count(event)
+
+    def _count(self, event: wire.Event) -> None:
         match event:
             case wire.ToolStart() if len(self._tool_names) < MAX_TOOLS:
                 self._tool_names.add(event.name)  # it begins, so it is a tool: those of MCP servers are known by that
@@ -105,14 +115,8 @@ class Metrics:
         """Count what the store could not do; once, however many are told of it."""
         if isinstance(error, StorageError) and error not in self._told:
             self._told.add(error)
+            self.store_failures += 1
             self._store_errors.inc()
-
-    async def watch_loop(self) -> None:
-        """Measure how late the event loop is, until cancelled."""
-        while True:
-            due = time.monotonic() + LAG_SECS
-            await asyncio.sleep(LAG_SECS)
-            self._lag.observe(max(0.0, time.monotonic() - due))
 
     # --- how it is made ---------------------------------------------------------------------------
 
@@ -121,3 +125,19 @@ class Metrics:
 
     def _histogram(self, name: str, meaning: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(f"pawand_{name}_seconds", meaning, labels, registry=self._registry, buckets=buckets)
+
+
+class _LoopHolds(Collector):
+    """Counted where it happens, in each pass of the loop, which a Histogram of the library would make slower."""
+
+    def __init__(self, watch: HoldWatch) -> None:
+        self._watch = watch
+
+    def collect(self) -> Iterator[Metric]:
+        watch = self._watch
+        bounds = [*map(floatToGoString, HOLD_SECS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(watch.counts), strict=True))
+        meaning = "How long a pass of the event loop took; all else waits for its end."
+        yield HistogramMetricFamily("pawand_loop_hold_seconds", meaning, buckets=buckets, sum_value=watch.total)
+        meaning = "The longest pass of the event loop since the start."
+        yield GaugeMetricFamily("pawand_loop_longest_hold_seconds", meaning, value=watch.longest)

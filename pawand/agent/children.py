@@ -28,11 +28,12 @@ READ_ONLY = "You have tools to read and search only: change nothing."
 def begin(parent: Run, assignment: Assignment, watch: Callable[[str], None]) -> Run:
     """A run with a conversation of its own, the parent's permissions, and no agents below it."""
 
-    def emit(item: Item) -> None:
-        if isinstance(item, wire.PermissionRequest | wire.PermissionResolved):
-            parent.emit(item)
-        elif line := _line(item):
-            watch(f"[{assignment.name}] {line}\n")
+    def emit(*items: Item) -> None:
+        for item in items:
+            if isinstance(item, wire.PermissionRequest | wire.PermissionResolved):
+                parent.emit(item)
+            elif line := _line(item):
+                watch(f"[{assignment.name}] {line}\n")
 
     asked = [Target(parent.target.provider, assignment.model)] if assignment.model else []
     targets = [*asked, *parent.targets]

@@ -14,7 +14,7 @@ import msgspec
 from pawand import wire
 from pawand.agent import history
 from pawand.agent.completion import Answer, Completions
-from pawand.agent.run import Run, Target
+from pawand.agent.run import Item, Run, Target
 from pawand.errors import ProviderError
 from pawand.sessions.model import Message
 from pawand.tools.output import clip
@@ -83,9 +83,8 @@ class Compactor:
         def messages(target: Target) -> list[dict[str, Any]]:
             return [{"role": "system", "content": ASK}, {"role": "user", "content": text}]
 
-        def emit(event: wire.Event) -> None:
-            if isinstance(event, wire.Retry):
-                run.emit(event)
+        def emit(*items: Item) -> None:
+            run.emit(*(item for item in items if isinstance(item, wire.Retry)))
 
         await self._completions.stream(run, answer, messages, emit, with_tools=False)
         if answer.usage is not None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from pawand import wire
 from pawand.agent import history
-from pawand.agent.run import Run, Target
+from pawand.agent.run import Run, Sink, Target
 from pawand.errors import EmptyAnswerError, ProviderError
 from pawand.providers.base import CompletionRequest, Finish, Reasoning, Text
 from pawand.providers.catalog import thinking_switch, wants_reasoning, wants_short_ids
@@ -92,9 +92,7 @@ class Completions:
             raise EmptyAnswerError("the model used up its tokens without an answer, twice: raise max_tokens")
         raise EmptyAnswerError("the model answered nothing, twice; try again or choose another model")
 
-    async def stream(
-        self, run: Run, answer: Answer, messages: Messages, emit: Callable[[wire.Event], None], *, with_tools: bool
-    ) -> None:
+    async def stream(self, run: Run, answer: Answer, messages: Messages, emit: Sink, *, with_tools: bool) -> None:
         """Fill `answer` as it comes, with retries, and then other models, as long as no word of it was seen."""
         attempt = 0
         while True:
@@ -127,34 +125,42 @@ class Completions:
             emit(wire.Retry(attempt=max(attempt, 1), delay_ms=int(delay * 1000), reason=reason, model=run.target.model))
             await asyncio.sleep(delay)
 
-    async def _attempt(
-        self, run: Run, answer: Answer, request: CompletionRequest, emit: Callable[[wire.Event], None]
-    ) -> None:
+    async def _attempt(self, run: Run, answer: Answer, request: CompletionRequest, emit: Sink) -> None:
+        said, thought = self._redactor.stream(), self._redactor.stream()
+        room = self._room_for_thoughts(request)
+        events: list[wire.Event] = []
+
         def say(text: str) -> None:
             if text:
                 answer.pieces.append(text)
-                emit(wire.Token(content=text, iteration=run.iterations))
+                events.append(wire.Token(content=text, iteration=run.iterations))
 
         def think(text: str) -> None:
             if text:
                 answer.thoughts.append(text)
-                emit(wire.Thinking(content=text, iteration=run.iterations))
+                events.append(wire.Thinking(content=text, iteration=run.iterations))
 
-        said, thought = self._redactor.stream(), self._redactor.stream()
-        room = self._room_for_thoughts(request)
-        async with aclosing(run.target.provider.stream(request)) as items:
-            async for item in items:
-                if isinstance(item, Text):
-                    say(said.feed(clean(item.text)))
-                elif isinstance(item, Reasoning):
-                    think(thought.feed(clean(item.text)))
-                    room -= len(item.text)
-                    if room < 0 and not answer.text.strip():
-                        raise _ThinksTooLongError(self._patience.thinking_budget)
-                else:
-                    self._finish(answer, item, with_calls=request.tool_choice != "none")
+        def tell() -> None:
+            emit(*events)
+            events.clear()
+
+        async with aclosing(run.target.provider.stream(request)) as batches:
+            async for items in batches:
+                for item in items:
+                    if isinstance(item, Text):
+                        say(said.feed(clean(item.text)))
+                    elif isinstance(item, Reasoning):
+                        think(thought.feed(clean(item.text)))
+                        room -= len(item.text)
+                        if room < 0 and not answer.text.strip():
+                            tell()
+                            raise _ThinksTooLongError(self._patience.thinking_budget)
+                    else:
+                        self._finish(answer, item, with_calls=request.tool_choice != "none")
+                tell()
         think(thought.flush())
         say(said.flush())
+        tell()
 
     def _room_for_thoughts(self, request: CompletionRequest) -> float:
         """In characters; without end for a model that cannot be told not to think."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -18,8 +18,13 @@ from pawand.wire import ToolCall
 Item = wire.Event | Message
 """What a run says: events for those who watch, and messages that must survive a crash. The session holds such a
 message, or, for a tool's result, will hold it when all calls of the answer are through."""
-Sink = Callable[[Item], None]
 CLIPPED_RESULT_CHARS = 1000
+
+
+class Sink(Protocol):
+    """Takes what a run says and never raises: a message alone, events as many as happened together."""
+
+    def __call__(self, *items: Item) -> None: ...
 
 
 class Target(Struct, frozen=True):
@@ -53,7 +58,7 @@ class Run:
         emit: Sink,
         max_iterations: int,
     ) -> None:
-        """`targets` are the models to ask: the first, and those to turn to when it fails. `emit` never raises."""
+        """`targets` are the models to ask: the first, and those to turn to when it fails."""
         self.session = session
         self.tools = tools
         self.context = context

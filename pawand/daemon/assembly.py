@@ -16,6 +16,7 @@ from pawand.daemon import system
 from pawand.daemon.outside import Outside, cloud_targets, connect
 from pawand.daemon.planning import Plan
 from pawand.errors import ConfigError
+from pawand.event_loop import Pace
 from pawand.metrics import Metrics
 from pawand.peers.aegis import AegisFile
 from pawand.peers.asking import Asking
@@ -88,6 +89,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     skills: Skills
     directory: Directory
     metrics: Metrics
+    pace: Pace
 
 
 class Parts(Struct, kw_only=True):
@@ -112,7 +114,7 @@ class Parts(Struct, kw_only=True):
         """Work by another plan from now on, as far as that goes in a running process; turns that run keep theirs."""
         ground, services, old = self.ground, self.services, self.outside
         ground.redactor.learn(_secrets(plan, token))
-        self.outside = connect(plan, ground.sandbox, ground.redactor, self.plan, old)
+        self.outside = connect(plan, ground.sandbox, ground.redactor, ground.pace, self.plan, old)
         services.config = plan.config
         services.gate = _gate(plan, token, self.own_names)
         services.identity = Identity(
@@ -169,8 +171,9 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
         skills=Skills(plan.skills),
         directory=Directory(plan.agent_id, AegisFile(plan.aegis_files), plan.config.peers),
         metrics=Metrics(tool.name for tool in TOOLS),
+        pace=Pace(),
     )
-    outside = connect(plan, sandbox, redactor)
+    outside = connect(plan, sandbox, redactor, ground.pace)
     turns = TurnManager(_bench(plan, ground, outside), sandbox.forget)
     metrics = ground.metrics
     metrics.show("active_turns", "Sessions with a turn that has not ended.", lambda: turns.active_turns)
@@ -190,7 +193,8 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
         directory=ground.directory,
         provider=outside.provider,
         metrics=metrics,
-        store_look=StoreLook(store),
+        store_look=StoreLook(store, lambda: metrics.store_failures),
+        pace=ground.pace,
     )
     return Parts(plan=plan, started=plan.config, own_names=own_names, ground=ground, outside=outside, services=services)
 

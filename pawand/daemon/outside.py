@@ -10,6 +10,7 @@ from msgspec import Struct
 from pawand.agent.run import Target
 from pawand.config import Config
 from pawand.daemon.planning import Plan
+from pawand.event_loop import Pace
 from pawand.memory.eruka import Eruka
 from pawand.providers.catalog import Choice
 from pawand.providers.upstream import Upstream
@@ -42,13 +43,18 @@ class Outside(Struct, frozen=True, kw_only=True):
 
 
 def connect(
-    plan: Plan, sandbox: Sandbox, redactor: Redactor, old_plan: Plan | None = None, old: Outside | None = None
+    plan: Plan,
+    sandbox: Sandbox,
+    redactor: Redactor,
+    pace: Pace,
+    old_plan: Plan | None = None,
+    old: Outside | None = None,
 ) -> Outside:
     """What `plan` asks for; what is the same by both plans is taken over from `old`."""
 
     def upstream(choice: Choice, former: Upstream | None) -> Upstream:
         fits = former is not None and former.fits(choice, plan.config)
-        return former if former is not None and fits else Upstream(choice, plan.config, redactor)
+        return former if former is not None and fits else Upstream(choice, plan.config, redactor, pace)
 
     settings = plan.config
     former = old.servers if old is not None else None

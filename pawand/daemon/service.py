@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ from pawand.daemon.assembly import Parts, assemble
 from pawand.daemon.planning import KEY_VARIABLES, Plan
 from pawand.daemon.systemd import Systemd
 from pawand.errors import ConfigError, StorageError
+from pawand.event_loop import HoldWatch
 from pawand.peers.announcement import Card, Neighbours
 from pawand.sessions import lock
 from pawand.sessions.store import SessionStore
@@ -32,6 +34,8 @@ ASK_SECS = 1.0
 """How long a client that has connected before the end may take to send its request."""
 CLOSE_SECS = 5.0
 PUBLISH_SECS = 5.0
+TICK_SECS = 0.02
+IDLE_TICK_SECS = 1.0
 
 
 def serve(plan: Plan) -> None:
@@ -41,10 +45,12 @@ def serve(plan: Plan) -> None:
     if os.environ.get("PAWAND_DEBUG") != "1":
         hardening.forbid_dumps()
     hardening.leave_keyring()
-    asyncio.run(_run(plan, manager))
+    watch = HoldWatch()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watch)) as runner:
+        runner.run(_run(plan, manager, watch))
 
 
-async def _run(plan: Plan, manager: Systemd) -> None:
+async def _run(plan: Plan, manager: Systemd, watch: HoldWatch) -> None:
     """From an owned store and bound sockets to a clean end."""
     store = SessionStore(plan.sessions)
     # The state folder has an owner of its own: `[sessions] dir` may be elsewhere.
@@ -53,7 +59,7 @@ async def _run(plan: Plan, manager: Systemd) -> None:
         await asyncio.to_thread(store.open)
         sockets = manager.sockets() or system.bind(plan.config.server)
         try:
-            await _serve(plan, store, sockets, manager)
+            await _serve(plan, store, sockets, manager, watch)
         finally:
             for sock in sockets:
                 sock.close()
@@ -62,7 +68,9 @@ async def _run(plan: Plan, manager: Systemd) -> None:
         os.close(state_lock)
 
 
-async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], manager: Systemd) -> None:
+async def _serve(
+    plan: Plan, store: SessionStore, sockets: list[socket.socket], manager: Systemd, watch: HoldWatch
+) -> None:
     beyond_loopback = any(not is_loopback(str(sock.getsockname()[0])) for sock in sockets)
     url = url_of(*sockets[0].getsockname()[:2])
     connections = connection_limit(plan.config.limits.connections)
@@ -71,6 +79,7 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
     server.add_sockets(sockets)
     metrics = parts.services.metrics
     metrics.show("connections", "Open connections.", lambda: server.connections)
+    metrics.show_loop(watch)
     publish = functools.partial(system.write_state_file, url=url, started=datetime.now(UTC))
     stop, reload = asyncio.Event(), asyncio.Event()
     signals.listen(stop, reload)
@@ -83,7 +92,7 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
     tasks = [
         asyncio.create_task(_warm(store, parts)),
         asyncio.create_task(_reload_when_asked(parts, publish, reload, manager)),
-        asyncio.create_task(metrics.watch_loop()),
+        asyncio.create_task(_tick(parts)),
     ]
     if plan.config.discovery.mdns:
         tasks.append(asyncio.create_task(_speak_mdns(parts, sockets)))
@@ -103,6 +112,12 @@ async def _serve(plan: Plan, store: SessionStore, sockets: list[socket.socket], 
         await asyncio.wait([informing])
         with suppress(OSError):
             paths.state_file(plan.state).unlink()
+
+
+async def _tick(parts: Parts) -> None:
+    """Timers by which the HoldWatch of the loop sees also what holds the interpreter while the loop sleeps."""
+    while True:  # noqa: ASYNC110 - the sleep is what is wanted
+        await asyncio.sleep(TICK_SECS if parts.services.turns.busy else IDLE_TICK_SECS)
 
 
 async def _stop(parts: Parts, server: Server, manager: Systemd) -> None:
@@ -247,6 +262,7 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
         parts.services.metrics.note_failure(error)
     await parts.services.directory.peers()
     await parts.outside.provider.warm()
+    gc.freeze()  # what is there now stays: a collection that looked at it again would hold the loop
 
 
 async def _speak_mdns(parts: Parts, sockets: list[socket.socket]) -> None:

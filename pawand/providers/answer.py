@@ -67,7 +67,17 @@ class Answer:
         """The model has ended its answer; usage may follow."""
         return self._finish_reason is not None or self.complete
 
-    def read(self, data: bytes) -> list[Item]:
+    def read(self, events: list[bytes]) -> tuple[list[Item], ProviderError | None]:
+        """What the events say, up to the first that says something else than an answer."""
+        items: list[Item] = []
+        try:
+            for data in events:
+                items += self._read(data)
+        except ProviderError as error:
+            return items, error
+        return items, None
+
+    def _read(self, data: bytes) -> list[Item]:
         if data == b"[DONE]":
             self.complete = True
             return []

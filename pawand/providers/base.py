@@ -45,8 +45,11 @@ Item = Text | Reasoning | Finish
 class Provider(Protocol):
     """A source of completions."""
 
-    def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
-        """Yield items in order, a Finish last. Raises ProviderError for every failure of the upstream."""
+    def stream(self, request: CompletionRequest) -> AsyncGenerator[list[Item], None]:
+        """Yield items in order, those that came together in one list, a Finish last.
+
+        Raises ProviderError for every failure of the upstream.
+        """
         ...
 
     def accepts_model(self, model: str) -> str | None:

@@ -65,6 +65,7 @@ class Choice(Struct, frozen=True, kw_only=True):
         """The bundled weights: too small for tools or a long prompt."""
         return self.name == "local" and self.model == LOCAL_MODEL
 
+
 _REASONERS = re.compile(r"(.*/)?(o[1-9]|gpt-[5-9])([-.].*)?")
 
 

@@ -14,7 +14,9 @@ import aiohttp
 import httpx2
 import openai
 
+from pawand.aio import Watchdog
 from pawand.errors import ProviderError
+from pawand.event_loop import Pace
 from pawand.providers import listing
 from pawand.providers.answer import MAX_SAMPLE_CHARS, Answer
 from pawand.providers.base import CompletionRequest, Item
@@ -46,6 +48,7 @@ class OpenAIChat:
         url: str,
         key: str | None,
         redactor: Redactor,
+        pace: Pace,
         first_event_secs: float,
         stall_secs: float,
         options: Mapping[str, Any],
@@ -53,6 +56,7 @@ class OpenAIChat:
     ) -> None:
         self._url = url
         self._redactor = redactor
+        self._pace = pace
         self._first_event_secs = first_event_secs
         self._stall_secs = stall_secs
         self._options = options
@@ -74,19 +78,21 @@ class OpenAIChat:
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
-        """Yield the items of one completion, a Finish last. Raises ProviderError for every failure."""
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[list[Item], None]:
+        """Yield the items of one completion as they come, a Finish last. Raises ProviderError for every failure."""
         answer = Answer(self._redactor, request)
         try:
             async with aclosing(self._events(request, answer)) as events:
                 async for data in events:
-                    for item in answer.read(data):
-                        yield item
+                    items, failure = answer.read(data)
+                    if items:
+                        yield items
+                    if failure is not None:
+                        raise failure
         except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
             if not answer.finished:  # what breaks after the model's last word is of no interest
                 raise classify(error, self._url, self._redactor) from error
-        for item in answer.finish():
-            yield item
+        yield answer.finish()
 
     async def models(self) -> list[str]:
         """The names of the models that the server says it has. Raises ProviderError."""
@@ -106,10 +112,10 @@ class OpenAIChat:
         except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
             raise classify(error, self._url, self._redactor) from error
 
-    async def _events(self, request: CompletionRequest, answer: Answer) -> AsyncGenerator[bytes, None]:
-        """The data of each server-sent event; the whole body where the server answered plain JSON."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._first_event_secs
+    async def _events(self, request: CompletionRequest, answer: Answer) -> AsyncGenerator[list[bytes], None]:
+        """The data of server-sent events, those that came together at once; the body where it is plain JSON."""
+        await self._pace.breathe()
+        watchdog = Watchdog(self._first_event_secs)
         manager = self._client.chat.completions.with_streaming_response.create(
             model=request.model,
             messages=[],  # the SDK would walk through them, slowly: they go into the body as they are
@@ -117,14 +123,15 @@ class OpenAIChat:
             extra_headers=self._headers,
             extra_body=self._fields(request),
         )
-        async with asyncio.timeout_at(deadline):
-            response = await manager.__aenter__()
+        try:
+            response = await watchdog.wait(manager.__aenter__())
+        except BaseException:
+            watchdog.close()
+            raise
         try:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "application/json":
-                async with asyncio.timeout_at(deadline):
-                    body = await response.read()
-                yield body
+                yield [await watchdog.wait(response.read())]
                 return
             if kind != "text/event-stream":
                 kind = self._redactor.log(kind)[:MAX_SAMPLE_CHARS] or "no content type"
@@ -135,16 +142,17 @@ class OpenAIChat:
             parser = SseParser()
             chunks = response.iter_bytes()
             while not answer.complete:
-                async with asyncio.timeout_at(deadline):
-                    chunk = await anext(chunks, None)
+                chunk = await watchdog.wait(anext(chunks, None))
                 if chunk is None:
                     break
-                for data in parser.feed(chunk):
-                    yield data
-                    deadline = clock() + (LINGER_SECS if answer.finished else self._stall_secs)
+                await self._pace.breathe()
+                if events := parser.feed(chunk):
+                    yield events
+                    watchdog.feed(LINGER_SECS if answer.finished else self._stall_secs)
             if parser.pending:
-                yield parser.pending
+                yield [parser.pending]
         finally:
+            watchdog.close()
             await manager.__aexit__(None, None, None)
 
     def _fields(self, request: CompletionRequest) -> dict[str, Any]:

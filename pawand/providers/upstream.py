@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pawand import paths
 from pawand.config import Config
 from pawand.errors import ProviderError
+from pawand.event_loop import Pace
 from pawand.providers import local
 from pawand.providers.base import CompletionRequest, Item
 from pawand.providers.catalog import LOCAL_MODEL, Choice
@@ -36,10 +37,11 @@ _KEYS = (
 class Upstream:
     """A Provider. Importing the SDK (0.5 s) and starting the embedded model happen off the event loop, once."""
 
-    def __init__(self, choice: Choice, config: Config, redactor: Redactor) -> None:
+    def __init__(self, choice: Choice, config: Config, redactor: Redactor, pace: Pace) -> None:
         self._choice = choice
         self._config = config
         self._redactor = redactor
+        self._pace = pace
         self._opening = asyncio.Lock()
         self._client: OpenAIChat | None = None
         self._server: local.LocalServer | None = None
@@ -64,12 +66,12 @@ class Upstream:
             except ProviderError as error:
                 log.warning("%s", error)
 
-    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Item, None]:
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[list[Item], None]:
         if self.fault is not None:
             raise ProviderError(self.fault)
-        async with self._in_use() as client, aclosing(client.stream(request)) as items:
-            async for item in items:
-                yield item
+        async with self._in_use() as client, aclosing(client.stream(request)) as batches:
+            async for items in batches:
+                yield items
 
     async def models(self) -> list[str]:
         if self.fault is not None:
@@ -141,6 +143,7 @@ class Upstream:
             url=url,
             key=key,
             redactor=self._redactor,
+            pace=self._pace,
             first_event_secs=config.first_event_timeout_secs,
             stall_secs=config.stall_timeout_secs,
             options=options,

@@ -45,12 +45,12 @@ class _Document(Struct, frozen=True, kw_only=True):
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """A row of the listing; `id` is the file's name."""
+    """A row of the listing; `id` is the file's name, times are as on the wire."""
 
     id: str
     model: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: str
+    updated_at: str
     message_count: int
     title: str
 
@@ -165,8 +165,8 @@ class Session:
         return Summary(
             id=self.id,
             model=self.model,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
+            created_at=wire_time(self.created_at),
+            updated_at=wire_time(self.updated_at),
             message_count=len(self._messages),
             title=self.title,
         )

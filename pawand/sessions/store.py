@@ -229,15 +229,18 @@ class SessionStore:
         with self._listing:
             try:
                 with os.scandir(self._folder) as entries:
-                    stamped = {e.name.removesuffix(_SUFFIX): self._row(e) for e in entries if e.name.endswith(_SUFFIX)}
+                    stamped = {
+                        (id := entry.name.removesuffix(_SUFFIX)): self._row(id, entry)
+                        for entry in entries
+                        if entry.name.endswith(_SUFFIX)
+                    }
             except OSError as error:
                 raise StorageError(f"the sessions cannot be listed: {error.strerror} ({self._folder})") from error
             self._summaries = {id: row for id, row in stamped.items() if row is not None}
             rows = [summary for _, summary in self._summaries.values() if summary is not None]
         return sorted(rows, key=lambda row: row.updated_at, reverse=True)
 
-    def _row(self, entry: os.DirEntry[str]) -> _Row | None:
-        id = entry.name.removesuffix(_SUFFIX)
+    def _row(self, id: str, entry: os.DirEntry[str]) -> _Row | None:
         try:
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:

@@ -18,8 +18,8 @@ def summary(row: Summary, *, active: bool) -> wire.SessionSummary:
     return wire.SessionSummary(
         id=row.id,
         model=row.model,
-        created_at=wire_time(row.created_at),
-        updated_at=wire_time(row.updated_at),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
         message_count=row.message_count,
         title=row.title,
         active=active,

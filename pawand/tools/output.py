@@ -49,6 +49,8 @@ class HeadTail:
 
 def clean(text: str) -> str:
     """Text that every JSON reader takes: lone surrogates replaced, NUL shown."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\u2400")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -22,12 +21,14 @@ class EventLog:
 
     def __init__(self, ring_bytes: int) -> None:
         self.epoch = secrets.token_hex(6)
+        self._id = b"id: %b-" % self.epoch.encode()
         self._ring_bytes = ring_bytes
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []
         self._size = 0
         self._first = 1
         self._cursors: set[Cursor] = set()
         self._waiting: set[Cursor] = set()
+        self._taken = 0, 0, b""
         self.closed = False
 
     @property
@@ -43,23 +44,25 @@ class EventLog:
     def followed(self) -> bool:
         return bool(self._cursors)
 
-    def append(self, event: Event, keep: Callable[[bytes], None] | None = None) -> int:
-        """Add an event and return its number. `keep` gets the frame before any reader, and can refuse it by raising."""
-        number = self.last + 1
-        frame = self.frame(event, number)
-        if keep is not None:
-            keep(frame)
-        self._frames.append(frame)
-        self._size += len(frame)
+    def append(self, event: Event) -> int:
+        """Add an event and return its number."""
+        self.extend((event,), lambda frames: None)
+        return self.last
+
+    def extend(self, events: Sequence[Event], keep: Callable[[bytes], None]) -> None:
+        """Add events. `keep` gets their frames before any reader, and can refuse them all by raising."""
+        frames = [self.frame(event, number) for number, event in enumerate(events, self.last + 1)]
+        joined = b"".join(frames)
+        keep(joined)
+        self._frames += frames
+        self._size += len(joined)
         if self._size > self._ring_bytes and len(self._frames) > 1:
             self._evict()
         self.wake()
-        return number
 
     def frame(self, event: Event, number: int) -> bytes:
         """An event as it goes over the wire. One that was never appended may carry the number of one that was."""
-        name, data = event.event.encode(), _encode(event)
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.id_of(number).encode(), name, data)
+        return b"%b%d\nevent: %b\ndata: %b\n\n" % (self._id, number, event.event.encode(), _encode(event))
 
     def id_of(self, number: int) -> str:
         return f"{self.epoch}-{number}"
@@ -96,9 +99,13 @@ class EventLog:
 
     # --- for Cursor -------------------------------------------------------------------------------
 
-    def take(self, position: int, end: int | None) -> list[bytes]:
-        last = self.last if end is None else min(self.last, end)
-        return [self._frames[number - self._first] for number in range(position, last + 1)]
+    def take(self, position: int, end: int | None) -> tuple[bytes, int]:
+        """The frames from `position` on, joined, and the number after them."""
+        after = (self.last if end is None else min(self.last, end)) + 1
+        if self._taken[:2] != (position, after):  # most readers are where the last one was
+            joined = b"".join(self._frames[position - self._first : after - self._first])
+            self._taken = position, after, joined
+        return self._taken[2], after
 
     def wake_later(self, cursor: Cursor) -> None:
         """Call `cursor.wake` when something was appended or the log closed."""
@@ -109,9 +116,12 @@ class EventLog:
         self._waiting.discard(cursor)
 
     def _evict(self) -> None:
-        while self._size > self._ring_bytes and len(self._frames) > 1:
-            self._size -= len(self._frames.popleft())
-            self._first += 1
+        count = 0
+        while self._size > self._ring_bytes and count < len(self._frames) - 1:
+            self._size -= len(self._frames[count])
+            count += 1
+        del self._frames[:count]
+        self._first += count
         for cursor in [c for c in self._cursors if c.position < self._first]:
             cursor.lose()
 
@@ -130,9 +140,10 @@ class Cursor:
         """All frames that are ready, joined; those after number `end` are left. Empty when there are none."""
         if self.lost:
             return b""
-        frames = self._log.take(self.position, end)
-        self.position += len(frames)
-        return b"".join(frames)
+        if self.position > self._log.last or (end is not None and self.position > end):
+            return b""
+        frames, self.position = self._log.take(self.position, end)
+        return frames
 
     @property
     def ended(self) -> bool:

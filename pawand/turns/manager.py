@@ -68,9 +68,19 @@ class TurnManager:
         return self.bench.store
 
     @property
+    def active_sessions(self) -> set[str]:
+        """Those with a turn that has not ended."""
+        return {id for id, slot in self._slots.items() if slot.turns}
+
+    @property
     def active_turns(self) -> int:
-        """Sessions with a turn that has not ended; those that wait behind it do not count."""
-        return sum(1 for slot in self._slots.values() if slot.turns)
+        """How many run or wait for their place; those that wait behind another of their session do not count."""
+        return len(self.active_sessions)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any turn has not ended."""
+        return bool(self._tasks)
 
     @property
     def queued_turns(self) -> int:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from msgspec import Struct
 
@@ -206,18 +207,19 @@ class Turn:
         session.set_model(finished.model)
         return finished
 
-    def _emit(self, metrics: Metrics, item: Item) -> None:
+    def _emit(self, metrics: Metrics, *items: Item) -> None:
         """Pass on what the agent says, kept before it is shown; what cannot be kept ends the turn and is not shown."""
-        if self._journal is None or isinstance(self._stop_reason, StorageError):
+        if not items or self._journal is None or isinstance(self._stop_reason, StorageError):
             return
         try:
-            if isinstance(item, Message):
-                self._journal.message(item)
+            if isinstance(items[0], Message):
+                self._journal.message(items[0])
                 return
-            if self._first_token is None and isinstance(item, wire.Token | wire.Thinking):
+            events = cast(tuple[wire.Event, ...], items)
+            if self._first_token is None and isinstance(events[0], wire.Token | wire.Thinking):
                 self._first_token = time.monotonic()
-            self.log.append(item, self._journal.write)
-            metrics.observe(item)
+            self.log.extend(events, self._journal.write)
+            metrics.observe(events)
         except StorageError as error:
             self._stop_reason = error
             assert self._task is not None

@@ -80,6 +80,7 @@ class ChatStreamHandler(TurnHandler, StreamHandler):
     )
 
     async def post(self) -> None:
+        await self.pace.breathe()
         turn = self.submit()
         with suppress(TimeoutError):  # a turn that must wait begins with comments
             async with asyncio.timeout(STATUS_SECS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from pawand.config import Config
+from pawand.event_loop import Pace
 from pawand.metrics import Metrics
 from pawand.peers.directory import Directory
 from pawand.providers.base import Provider
@@ -41,3 +42,4 @@ class Services(Struct, kw_only=True):
     provider: Provider
     metrics: Metrics
     store_look: StoreLook
+    pace: Pace

@@ -24,7 +24,8 @@ class SessionsHandler(BaseHandler):
         offset, limit = self._count("offset", 0), self._count("limit", None)
         rows = view.matching(await asyncio.to_thread(turns.store.list), self.get_query_argument("q", ""))
         rows = rows[offset:] if limit is None else rows[offset : (offset or 0) + limit]
-        self.reply([view.summary(row, active=turns.active_turn(row.id) is not None) for row in rows])
+        active = turns.active_sessions
+        self.reply([view.summary(row, active=row.id in active) for row in rows])
 
     async def post(self) -> None:
         body = self.decode_body(wire.CreateSessionRequest)
@@ -108,6 +109,7 @@ class EventsHandler(OneSessionHandler, StreamHandler):
 
     async def get(self, id: str) -> None:
         turns = self.services.turns
+        await self.pace.breathe()
         await self.check_exists(id)
         if turns.stopping:
             # An EventSource takes any answer but 200 for final; a broken connection makes it come back.

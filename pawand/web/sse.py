@@ -10,6 +10,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from pawand import wire
+from pawand.aio import Watchdog
 from pawand.turns.log import Cursor, EventLog
 from pawand.web.base import BaseHandler
 from pawand.web.services import Services
@@ -23,6 +24,7 @@ class StreamHandler(BaseHandler):
 
     def initialize(self, services: Services) -> None:
         super().initialize(services)
+        self.pace = services.pace
         self._keep_alive_secs = services.config.server.keep_alive_secs
         self._cursor: Cursor | None = None
 
@@ -52,25 +54,29 @@ class StreamHandler(BaseHandler):
 
     async def relay(self, cursor: Cursor, end: Callable[[], int | None]) -> None:
         """Write frames until number `end()` was written, the log has ended or the client has gone."""
+        silence = Watchdog(self._keep_alive_secs)
         try:
             while not cursor.ended:
+                await self.pace.breathe()
                 frames = cursor.take(end())
                 if frames:
                     self.write(frames)
                     await self.flush()
+                    silence.feed(self._keep_alive_secs)
                     continue
                 last = end()
                 if last is not None and cursor.position > last:
                     return
                 try:
-                    async with asyncio.timeout(self._keep_alive_secs):
-                        await cursor.wait()
+                    await silence.wait(cursor.wait())
                 except TimeoutError:
                     self.write(KEEP_ALIVE)
                     await self.flush()
+                    silence.feed(self._keep_alive_secs)
         except StreamClosedError:
             pass
         finally:
+            silence.close()
             cursor.close()
 
     def on_connection_close(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pawand.errors import ProviderError
+from pawand.event_loop import Pace
 from pawand.providers import answer
 from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text
 from pawand.providers.openai_chat import OpenAIChat
@@ -34,6 +35,7 @@ def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0,
             url=url,
             key=key,
             redactor=Redactor([KEY]),
+            pace=Pace(),
             first_event_secs=first,
             stall_secs=stall,
             options={"temperature": 0.5, "max_tokens": 7},
@@ -41,8 +43,8 @@ def ask(url: str, key: str | None = KEY, first: float = 5.0, stall: float = 5.0,
         )
         try:
             request = CompletionRequest(**{"model": "qwen", "messages": MESSAGES, "tools": []} | more)
-            async with aclosing(provider.stream(request)) as items:
-                return [item async for item in items]
+            async with aclosing(provider.stream(request)) as batches:
+                return [item async for items in batches for item in items]
         finally:
             await provider.aclose()
 

@@ -1,0 +1,91 @@
+"""What asyncio leaves to its users: a time limit for many short waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from pawand.aio import Watchdog
+
+
+def run(test: Callable[[], Awaitable[Any]]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(10):
+            await test()
+
+    asyncio.run(within())
+
+
+def test_it_barks_when_nothing_happens_for_too_long_and_can_be_fed_again() -> None:
+    async def test() -> None:
+        watchdog = Watchdog(0.05)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await watchdog.wait(asyncio.Event().wait())
+            watchdog.feed(0.05)
+        assert await watchdog.wait(asyncio.sleep(0, "quick")) == "quick"
+        watchdog.close()
+
+    run(test)
+
+
+def test_one_that_is_fed_in_time_is_silent() -> None:
+    async def test() -> None:
+        watchdog = Watchdog(0.2)
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - began < 0.6:
+            await watchdog.wait(asyncio.sleep(0.02))
+            watchdog.feed(0.2)
+        watchdog.close()
+
+    run(test)
+
+
+def test_time_that_passes_between_waits_counts() -> None:
+    async def test() -> None:
+        watchdog = Watchdog(0.05)
+        await watchdog.wait(asyncio.sleep(0))
+        await asyncio.sleep(0.1)
+        with pytest.raises(TimeoutError):
+            await watchdog.wait(asyncio.Event().wait())
+
+    run(test)
+
+
+def test_what_goes_wrong_goes_through() -> None:
+    async def fail() -> None:
+        raise KeyError("mine")
+
+    async def test() -> None:
+        watchdog = Watchdog(5)
+        with pytest.raises(KeyError):
+            await watchdog.wait(fail())
+        task = asyncio.create_task(watchdog.wait(asyncio.Event().wait()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        watchdog.close()
+
+    run(test)
+
+
+def test_who_is_cancelled_in_the_moment_of_the_bark_is_cancelled() -> None:
+    async def test() -> None:
+        watchdog = Watchdog(0.02)
+
+        async def wait() -> None:
+            await watchdog.wait(asyncio.Event().wait())
+
+        task = asyncio.create_task(wait())
+        asyncio.get_running_loop().call_later(0.02, task.cancel)
+        await asyncio.sleep(0)
+        await asyncio.wait([task])
+        assert task.cancelled() or isinstance(task.exception(), TimeoutError)
+        assert task.cancelling() <= 1
+
+    for _ in range(20):
+        run(test)
