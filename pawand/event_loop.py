@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import deque
 
 SLICE_SECS = 0.0005
-MAX_EVENTS = 64
+MAX_EVENTS = 16
 HOLD_SECS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 

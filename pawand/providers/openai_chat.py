@@ -27,6 +27,7 @@ from pawand.redact import Redactor
 
 CONNECT_TIMEOUT_SECS = 30.0
 LISTING_SECS = 5.0
+EVENTS_AT_ONCE = 32  # of what came in one piece: the loop looks at others before it goes on
 LINGER_SECS = 5.0  # how long the usage chunk and [DONE] may follow the finish reason
 _HINTS = {
     401: "the API key was refused",
@@ -145,9 +146,10 @@ class OpenAIChat:
                 chunk = await watchdog.wait(anext(chunks, None))
                 if chunk is None:
                     break
-                await self._pace.breathe()
-                if events := parser.feed(chunk):
-                    yield events
+                events = parser.feed(chunk)
+                for at in range(0, len(events), EVENTS_AT_ONCE):
+                    await self._pace.breathe()
+                    yield events[at : at + EVENTS_AT_ONCE]
                     watchdog.feed(LINGER_SECS if answer.finished else self._stall_secs)
             if parser.pending:
                 yield [parser.pending]
