@@ -34,6 +34,8 @@ def listing(cursor: str | None) -> dict[str, Any]:
     if HABIT == "schemas":
         huge = {"type": "object", "description": "x" * 100_000}
         slow = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+        inside = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^(a+)+$"}
+        within = {"type": "object", "properties": {"a": inside}}
         away = {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}}
         return {
             "tools": [
@@ -48,6 +50,7 @@ def listing(cursor: str | None) -> dict[str, Any]:
                 tool("twice", references()),
                 tool("loop", {"type": "object", "$ref": "#"}),
                 tool("away", away),
+                tool("within", within),
             ]
         }
     if HABIT == "names":

@@ -405,14 +405,14 @@ def test_schemas_that_are_none_are_left_out_and_costly_ones_cost_nothing(bench: 
     async def main() -> None:
         async with started(bench, bad=fake(bench, "schemas")) as made:
             tools = await made.tools()
-            assert list(tools) == [f"mcp_bad_{name}" for name in ("good", "slow", "twice", "loop", "away")]
+            assert list(tools) == [f"mcp_bad_{name}" for name in ("good", "slow", "twice", "loop", "away", "within")]
             assert len(tools["mcp_bad_slow"].description) == 2001
             with pytest.raises(ToolError, match=r"'x' is not of type 'integer' \(at \$\.n\)"):
                 made.registry.parse(ToolCall(id="1", name="mcp_bad_good", arguments={"n": "x"}))
             with pytest.raises(ToolError, match="Additional properties are not allowed"):
                 made.registry.parse(ToolCall(id="1", name="mcp_bad_good", arguments={"m": 1}))
             begun = time.monotonic()
-            for name in ("slow", "twice", "loop", "away"):
+            for name in ("slow", "twice", "loop", "away", "within"):
                 assert "a" * 40 + "!" in await made.ok(f"mcp_bad_{name}", a="a" * 40 + "!")
             assert time.monotonic() - begun < 2
 

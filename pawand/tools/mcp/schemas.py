@@ -102,7 +102,7 @@ def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     words: dict[str, Any] = {**kind.VALIDATORS, **dict.fromkeys(_LEFT_OUT, _skip)}
     words["additionalProperties"] = _additional(kind.VALIDATORS["additionalProperties"])
-    kind = extend(kind, {word: _counted(keyword, lambda: next(steps)) for word, keyword in words.items()})
+    kind = _steady(extend(kind, {word: _counted(keyword, lambda: next(steps)) for word, keyword in words.items()}))
 
     def check(arguments: dict[str, Any]) -> None:
         nonlocal steps
@@ -116,6 +116,24 @@ def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
             raise ToolError(f"{clean(error.message)[:MAX_MESSAGE_CHARS]} (at {error.json_path})")
 
     return check
+
+
+def _steady(kind: Any) -> Any:
+    """The kind of validator, which stays what it is below a `$schema` within a schema.
+
+    The library goes over to its own kind there, which leaves nothing out and counts nothing.
+    """
+    evolve = kind.evolve
+
+    def stay(validator: Any, **changes: Any) -> Validator:
+        schema = changes.get("schema", validator.schema)
+        if isinstance(schema, dict) and "$schema" in schema:
+            changes["schema"] = {word: value for word, value in schema.items() if word != "$schema"}
+        evolved: Validator = evolve(validator, **changes)
+        return evolved
+
+    kind.evolve = stay
+    return kind
 
 
 def _skip(validator: Validator, value: Any, instance: Any, schema: Any) -> None:
