@@ -53,6 +53,19 @@ def listing(cursor: str | None) -> dict[str, Any]:
                 tool("within", within),
             ]
         }
+    if HABIT == "costly":
+        lists = [[n] for n in range(7000)]
+        twice = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+        return {
+            "tools": [
+                tool("enum", {"type": "object", "properties": {"a": {"items": {"enum": lists}}}}),
+                tool("contains", {"type": "object", "properties": {"a": {"contains": {"enum": lists}}}}),
+                tool("const", {"type": "object", "properties": {"a": {"contains": {"const": lists}}}}),
+                tool("any", {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}] * 1000}}}),
+                tool("empty", {"type": "object", "properties": {"a": {"items": {}}}}),
+                tool("twice", {"type": "object", "$ref": "#/$defs/d0", "$defs": {**twice, "d40": {"type": "string"}}}),
+            ]
+        }
     if HABIT == "names":
         return {"tools": [tool(name) for name in ("a.b", "a_b", "a b", "Ä" * 3, "x" * 100, "x" * 101, "")]}
     return {"tools": [tool("call")]}

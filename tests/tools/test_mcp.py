@@ -419,6 +419,27 @@ def test_schemas_that_are_none_are_left_out_and_costly_ones_cost_nothing(bench: 
     asyncio.run(main())
 
 
+def test_no_schema_makes_the_check_of_arguments_long(bench: Bench) -> None:
+    costly: dict[str, list[Any]] = {
+        "enum": [[6999]] * 500,
+        "contains": [[-1]] * 500,
+        "const": [[[n] for n in range(6999)] + [[-1]]] * 100,
+        "any": ["word"] * 20_000,
+        "empty": [0] * 200_000,
+        "twice": [],
+    }
+
+    async def main() -> None:
+        async with started(bench, bad=fake(bench, "costly")) as made:
+            for name, items in costly.items():
+                call = ToolCall(id="1", name=f"mcp_bad_{name}", arguments={"a": items})
+                begun = time.thread_time()
+                made.registry.parse(call)
+                assert time.thread_time() - begun < 0.12, name
+
+    asyncio.run(main())
+
+
 def test_names_fit_providers_and_no_tool_takes_that_of_another(bench: Bench) -> None:
     async def main() -> None:
         async with started(bench, my=fake(bench, "names"), my_a=fake(bench, "names")) as made:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,11 +20,11 @@ from pawand.errors import ToolError
 from pawand.tools.base import JsonSchema
 from pawand.tools.output import clean
 
+CHECK_SECS = 0.025  # the event loop waits, and for the step that has begun: up to as long again
 MAX_DESCRIPTION_CHARS = 2000
 MAX_MESSAGE_CHARS = 500
 MAX_NAME_CHARS = 64
 MAX_SCHEMA_BYTES = 64 * 1024
-MAX_STEPS = 20_000
 MAX_SCHEMAS_BYTES = 256 * 1024
 _HASH_CHARS = 8
 _LEFT_OUT = ("pattern", "patternProperties", "unevaluatedItems", "unevaluatedProperties", "uniqueItems")
@@ -89,24 +89,31 @@ def _fault(tool: Tool) -> str | None:
 
 
 class _GaveUpError(Exception):
-    """The schema asks for more steps than there is time."""
+    """The schema asks for more than there is time."""
 
 
 def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     """A check by everything in the schema that takes bounded time; the rest is for the server to find.
 
     Left out are regular expressions, one of which can take for ever, the comparison of all items with all others, and
-    what comes after MAX_STEPS: a few lines of references can make billions.
+    what comes after CHECK_SECS: a few lines of references make billions of steps, and a step may compare the whole
+    schema. It is the time that counts, since steps cost what a stranger likes; that of this thread, so that the answer
+    is not another one where the machine is busy.
     """
-    steps = itertools.count()
+    end = 0.0
+
+    def step() -> None:
+        if time.thread_time() > end:
+            raise _GaveUpError
+
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     words: dict[str, Any] = {**kind.VALIDATORS, **dict.fromkeys(_LEFT_OUT, _skip)}
     words["additionalProperties"] = _additional(kind.VALIDATORS["additionalProperties"])
-    kind = _steady(extend(kind, {word: _counted(keyword, lambda: next(steps)) for word, keyword in words.items()}))
+    kind = _bounded(kind, words, step)
 
     def check(arguments: dict[str, Any]) -> None:
-        nonlocal steps
-        steps = itertools.count()
+        nonlocal end
+        end = time.thread_time() + CHECK_SECS
         validator = kind(schema, registry=Registry())  # an empty one: no reference is fetched from the network
         try:
             error = next(validator.iter_errors(arguments), None)
@@ -118,14 +125,17 @@ def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     return check
 
 
-def _steady(kind: Any) -> Any:
-    """The kind of validator, which stays what it is below a `$schema` within a schema.
+def _bounded(kind: Any, words: dict[str, Any], step: Callable[[], None]) -> Any:
+    """The kind of validator with these keywords, which calls `step` before each and wherever it goes deeper.
 
-    The library goes over to its own kind there, which leaves nothing out and counts nothing.
+    It stays what it is below a `$schema` within a schema. The library goes over to its own kind there, which leaves
+    nothing out and counts nothing.
     """
+    kind = extend(kind, {word: _counted(keyword, step) for word, keyword in words.items()})
     evolve = kind.evolve
 
     def stay(validator: Any, **changes: Any) -> Validator:
+        step()
         schema = changes.get("schema", validator.schema)
         if isinstance(schema, dict) and "$schema" in schema:
             changes["schema"] = {word: value for word, value in schema.items() if word != "$schema"}
@@ -140,10 +150,9 @@ def _skip(validator: Validator, value: Any, instance: Any, schema: Any) -> None:
     return None
 
 
-def _counted(keyword: _Keyword, step: Callable[[], int]) -> _Keyword:
+def _counted(keyword: _Keyword, step: Callable[[], None]) -> _Keyword:
     def check(validator: Validator, value: Any, instance: Any, schema: Any) -> Any:
-        if step() > MAX_STEPS:
-            raise _GaveUpError
+        step()
         return keyword(validator, value, instance, schema)
 
     return check
