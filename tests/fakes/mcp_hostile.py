@@ -12,6 +12,18 @@ HABIT = sys.argv[1]
 OBJECT = {"type": "object"}
 
 
+HEAVY: dict[str, dict[str, Any]] = {
+    "unlike": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "properties": {"a": {"enum": [{"a": n} for n in range(4500)]}},
+    },
+    "empty": {"allOf": [{}] * 10_000},
+    "wide": {"properties": {"a": {"pattern": "(?i)" + "[\x01-\uffff\u4e00]" * 400}}},
+    "odd": {"$schema": []},
+}
+"""Schemas that are much work to check, or none that anybody foresaw."""
+
+
 def tool(name: str, schema: Any = OBJECT, **more: Any) -> dict[str, Any]:
     return {"name": name, "inputSchema": schema, **more}
 
@@ -53,6 +65,12 @@ def listing(cursor: str | None) -> dict[str, Any]:
                 tool("within", within),
             ]
         }
+    if HABIT == "refused":
+        no_expression = {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}
+        repeats = {"type": "object", "required": ["a", "a"]}
+        return {"tools": [tool("good"), tool("repeats", repeats), tool("expression", no_expression)]}
+    if HABIT in HEAVY:
+        return {"tools": [tool("good"), *(tool(f"heavy{n}", OBJECT | HEAVY[HABIT]) for n in range(6))]}
     if HABIT == "costly":
         lists = [[n] for n in range(7000)]
         twice = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}

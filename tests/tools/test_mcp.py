@@ -419,6 +419,39 @@ def test_schemas_that_are_none_are_left_out_and_costly_ones_cost_nothing(bench: 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("habit", "taken", "reason"),
+    [
+        ("unlike", 5, "1 tools are not used; 'heavy5': the schemas before it fill 256 KiB"),
+        ("empty", 0, "6 tools are not used; 'heavy0': its schema, with those before it, takes too long to check"),
+        ("wide", 0, "6 tools are not used; 'heavy0': its schema, with those before it, takes too long to check"),
+        ("odd", 0, "6 tools are not used; 'heavy0': its schema is none: TypeError"),
+    ],
+)
+def test_schemas_that_are_much_work_are_left_out_before_it_is_done(
+    bench: Bench, log_watch: LogWatch, habit: str, taken: int, reason: str
+) -> None:
+    log_watch.expect(f"MCP server bad: {reason}")
+
+    async def main() -> None:
+        begun = time.process_time()
+        async with started(bench, bad=fake(bench, habit)) as made:
+            assert time.process_time() - begun < 8
+            assert list(await made.tools()) == ["mcp_bad_good", *(f"mcp_bad_heavy{n}" for n in range(taken))]
+
+    asyncio.run(main())
+
+
+def test_schemas_still_name_nothing_twice_and_have_expressions_that_are_some(bench: Bench, log_watch: LogWatch) -> None:
+    log_watch.expect("MCP server bad: 2 tools are not used; 'repeats': its schema is none: ['a', 'a'] has non-unique")
+
+    async def main() -> None:
+        async with started(bench, bad=fake(bench, "refused")) as made:
+            assert list(await made.tools()) == ["mcp_bad_good"]
+
+    asyncio.run(main())
+
+
 def test_no_schema_makes_the_check_of_arguments_long(bench: Bench) -> None:
     costly: dict[str, list[Any]] = {
         "enum": [[6999]] * 500,

@@ -26,8 +26,11 @@ MAX_MESSAGE_CHARS = 500
 MAX_NAME_CHARS = 64
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMAS_BYTES = 256 * 1024
+MAX_STEPS = 400_000  # 256 KiB of ordinary schemas make 160,000, in about a second
 _HASH_CHARS = 8
 _LEFT_OUT = ("pattern", "patternProperties", "unevaluatedItems", "unevaluatedProperties", "uniqueItems")
+_WIDE = re.compile(r"[^\x00-\x7f]|\\[uUN]")  # what makes one class of characters take a millisecond to compile
+_WIDE_STEPS = 200
 
 _Keyword = Callable[[Validator, Any, Any, Any], Any]
 
@@ -44,22 +47,16 @@ def accept(tools: list[Tool | Any]) -> tuple[list[Listed], list[str]]:
     """What can be offered of a server's tools, and why each of the others cannot. Blocks."""
     accepted: dict[str, Listed] = {}
     refused = []
-    room = MAX_SCHEMAS_BYTES
+    room = _Room()
     for item in tools:
         try:
             tool = item if isinstance(item, Tool) else Tool.model_validate(item, by_name=False)
         except ValueError:
             refused.append(f"{str(item)[:MAX_NAME_CHARS]}: it is no description of a tool")
             continue
-        fault = "it is listed twice" if tool.name in accepted else _fault(tool)
+        fault = "it is listed twice" if tool.name in accepted else _fault(tool, room)
         if fault:
             refused.append(f"{clean(tool.name)[:MAX_NAME_CHARS]!r}: {fault}")
-            continue
-        room -= len(msgspec.json.encode(tool.input_schema))
-        if room < 0:
-            refused.append(
-                f"{clean(tool.name)[:MAX_NAME_CHARS]!r}: the schemas before it fill {MAX_SCHEMAS_BYTES >> 10} KiB"
-            )
             continue
         description = clean(tool.description or tool.title or tool.name)
         if len(description) > MAX_DESCRIPTION_CHARS:
@@ -69,27 +66,69 @@ def accept(tools: list[Tool | Any]) -> tuple[list[Listed], list[str]]:
     return list(accepted.values()), refused
 
 
-def _fault(tool: Tool) -> str | None:
+class _GaveUpError(Exception):
+    """The schema asks for more than there is time."""
+
+
+class _Room:
+    """What the schemas of one server may still use up. All is taken before the work that it stands for."""
+
+    def __init__(self) -> None:
+        self.bytes = MAX_SCHEMAS_BYTES
+        self.steps = MAX_STEPS
+
+    def spend(self, steps: int = 1) -> None:
+        if steps > self.steps:
+            raise _GaveUpError
+        self.steps -= steps
+
+
+def _fault(tool: Tool, room: _Room) -> str | None:
     """Why a tool cannot be offered; None where it can."""
     schema = tool.input_schema
     if schema.get("type") != "object":
         return "its schema is not one of an object"
     try:
-        if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+        size = len(msgspec.json.encode(schema))
+        if size > MAX_SCHEMA_BYTES:
             return f"its schema is larger than {MAX_SCHEMA_BYTES >> 10} KiB"
-        validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        return f"its schema is none: {clean(error.message)[:200]}"
-    except (ValueError, RecursionError) as error:
+        room.bytes -= size
+        if room.bytes < 0:
+            return f"the schemas before it fill {MAX_SCHEMAS_BYTES >> 10} KiB"
+        kind = validator_for(schema, default=jsonschema.Draft202012Validator)
+        words = {**kind.VALIDATORS, "uniqueItems": _unique, "format": _format(room)}
+        wrong = next(_bounded(kind, words, room.spend)(kind.META_SCHEMA).iter_errors(schema), None)
+    except _GaveUpError:
+        return "its schema, with those before it, takes too long to check"
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's schema does to the library costs this one tool
         return f"its schema is none: {type(error).__name__}"
-    return None
+    return f"its schema is none: {clean(wrong.message)[:200]}" if wrong is not None else None
+
+
+def _unique(validator: Validator, value: Any, instance: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+    """`uniqueItems` by what the items are as text. The library compares each with all others if they are no strings."""
+    if not value or not isinstance(instance, list):
+        return
+    if len({msgspec.json.encode(item, order="sorted") for item in instance}) < len(instance):
+        yield jsonschema.ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _format(room: _Room) -> _Keyword:
+    """`format` for regular expressions alone: providers refuse a tool with one that is none."""
+
+    def check(validator: Validator, value: Any, instance: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+        if value != "regex" or not isinstance(instance, str):
+            return
+        room.spend(len(instance) * _WIDE_STEPS if _WIDE.search(instance) else len(instance) // 2)
+        try:
+            re.compile(instance)
+        except re.error:
+            yield jsonschema.ValidationError(f"{instance!r} is not a 'regex'")
+
+    return check
 
 
 # --- arguments ------------------------------------------------------------------------------------
-
-
-class _GaveUpError(Exception):
-    """The schema asks for more than there is time."""
 
 
 def checker(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
