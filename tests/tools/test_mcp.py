@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -440,6 +442,41 @@ def test_schemas_that_are_much_work_are_left_out_before_it_is_done(
             assert list(await made.tools()) == ["mcp_bad_good", *(f"mcp_bad_heavy{n}" for n in range(taken))]
 
     asyncio.run(main())
+
+
+def test_a_check_that_outlasts_the_limit_takes_one_thread_and_none_of_the_daemons(
+    bench: Bench, log_watch: LogWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_watch.expect("MCP server bad could not be started: it did not answer within 0.5 s")
+    monkeypatch.setattr(connection, "PROGRAM_SECS", 0.5)
+    now, ahead = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now() + ahead)
+
+    async def main() -> None:
+        nonlocal ahead
+        made = Servers(bench, {"bad": fake(bench, "empty")})
+        try:
+            for _ in range(3):
+                listing = asyncio.create_task(made.tools())
+                while not listing.done():
+                    await asyncio.sleep(0.02)
+                    assert threads_in("accept") in ([], ["mcp-bad_0"])
+                await asyncio.sleep(0.2)
+                ahead += 100  # it may be started again
+        finally:
+            await made.all.aclose()
+
+    asyncio.run(main())
+
+
+def threads_in(function: str) -> list[str]:
+    """The names of the threads that run a function of this name."""
+    frames = sys._current_frames()
+    return [
+        thread.name
+        for thread in enumerate_threads()
+        if any(frame.f_code.co_name == function for frame, _ in traceback.walk_stack(frames.get(thread.ident or 0)))
+    ]
 
 
 def test_schemas_still_name_nothing_twice_and_have_expressions_that_are_some(bench: Bench, log_watch: LogWatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -40,12 +41,16 @@ log = logging.getLogger(__name__)
 
 
 class Connection:
-    """Runs once: `run` lasts as long as the connection; `opened` is set once its tools are known."""
+    """Runs once: `run` lasts as long as the connection; `opened` is set once its tools are known.
 
-    def __init__(self, name: str, settings: config.Mcp, sandbox: Sandbox) -> None:
+    `checks` is where schemas are checked.
+    """
+
+    def __init__(self, name: str, settings: config.Mcp, sandbox: Sandbox, checks: Executor) -> None:
         self._name = name
         self._settings = settings
         self._sandbox = sandbox
+        self._checks = checks
         self._link: transport.Link | None = None
         self._session: ClientSession | None = None
         self._dispatcher: JSONRPCDispatcher | None = None
@@ -194,7 +199,8 @@ class Connection:
                 break
         if len(found) > MAX_TOOLS:
             log.warning("MCP server %s offers more than %d tools; the first ones are used", self._name, MAX_TOOLS)
-        self._tools, refused = await asyncio.to_thread(schemas.accept, found[:MAX_TOOLS])
+        loop = asyncio.get_running_loop()
+        self._tools, refused = await loop.run_in_executor(self._checks, schemas.accept, found[:MAX_TOOLS])
         if refused:
             log.warning("MCP server %s: %d tools are not used; %s", self._name, len(refused), refused[0])
 

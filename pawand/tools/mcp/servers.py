@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pawand import config
@@ -79,7 +80,7 @@ class McpServers:
         await asyncio.gather(*(server.aclose() for server in self._servers if server not in kept))
 
 
-def _load() -> Callable[[str, config.Mcp, Sandbox], Connection]:
+def _load() -> Callable[[str, config.Mcp, Sandbox, ThreadPoolExecutor], Connection]:
     """Import the SDK (0.8 s; it blocks) and tell its loggers that what they report is reported by us."""
     from pawand.tools.mcp.connection import Connection
 
@@ -111,6 +112,9 @@ class _Server:
         self.settings = settings
         self._sandbox = sandbox
         self._redactor = redactor
+        # A check goes on when it is given up. So this server has one thread for all its connections, the next check
+        # waits for the last, and those that read and save files stay free.
+        self._checks = ThreadPoolExecutor(1, thread_name_prefix=f"mcp-{name}")
         self._connection: Connection | None = None
         self._owner: asyncio.Task[None] | None = None
         self._failures = 0
@@ -139,6 +143,7 @@ class _Server:
 
     async def aclose(self) -> None:
         self._closed = True
+        self._checks.shutdown(wait=False, cancel_futures=True)
         if self._owner is None:
             return
         if self._connection is not None and self._connection.works:
@@ -155,7 +160,7 @@ class _Server:
         if self._owner is None or self._owner.done():
             if self._closed or time.monotonic() < self._not_before:
                 return None
-            self._connection = _load()(self.name, self.settings, self._sandbox)
+            self._connection = _load()(self.name, self.settings, self._sandbox, self._checks)
             self._owner = asyncio.create_task(self._own(self._connection))
         connection = self._connection
         assert connection is not None
