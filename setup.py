@@ -28,7 +28,6 @@ setup(
         "zeroconf>=0.154",
         "msgspec>=0.19",
         "rich>=13.9",
-        "pathspec>=1.0",
         "pyyaml>=6",
         "prometheus-client>=0.24",
     ],

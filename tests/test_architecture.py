@@ -35,7 +35,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httpx2": ("providers.openai_chat", "tools.mcp.transport"),
     "aiohttp": ("providers.openai_chat",),
     "xllamacpp": ("providers.local",),
-    "pathspec": ("tools.walk",),
     "zeroconf": ("peers.mdns", "peers.watch"),
     "ifaddr": ("peers",),
     "prometheus_client": ("metrics",),
@@ -56,7 +55,6 @@ HEAVY = (
     "httpx2",
     "tomlkit",
     "xllamacpp",
-    "pathspec",
     "yaml",
     "prometheus_client",
 )

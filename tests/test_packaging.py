@@ -93,7 +93,6 @@ def test_requirements(wheel: Path) -> None:
         "zeroconf",
         "msgspec",
         "rich",
-        "pathspec",
         "pyyaml",
         "prometheus-client",
     }

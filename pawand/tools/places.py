@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
@@ -105,13 +105,8 @@ def plain(path: str) -> str:
 
 def walked(place: Place, matches: globs.Matcher, context: ToolContext) -> list[str]:
     """What `files_at` answers without ripgrep. Blocks."""
-    found = _in_time(walk.files(context.workspace, place.path, place.ignore_files))
-    return sorted(filter(matches, found), key=lambda path: path.split("/"))
-
-
-def _in_time(paths: Iterable[str]) -> Iterator[str]:
-    deadline = time.monotonic() + TIMEOUT_SECS
-    for path in paths:
-        if time.monotonic() > deadline:
-            raise ToolError(TOO_LONG)
-        yield path
+    found = walk.files(context.workspace, place.path, place.ignore_files, time.monotonic() + TIMEOUT_SECS)
+    try:
+        return sorted(filter(matches, found), key=lambda path: path.split("/"))
+    except TimeoutError as error:
+        raise ToolError(TOO_LONG) from error

@@ -3,76 +3,79 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Iterator
-
-from msgspec import Struct
-from pathspec import GitIgnoreSpec
+import time
+from collections.abc import Iterable, Iterator
 
 from pawand.errors import ToolError
+from pawand.tools import ignore
 from pawand.tools.output import lines_of
 from pawand.tools.workspace import Workspace
 
-
-class _Rules(Struct, frozen=True):
-    """A `.gitignore` and the folder it stands in."""
-
-    folder: str
-    spec: GitIgnoreSpec
-
-    def verdict(self, path: str) -> bool | None:
-        """Whether the path, with a slash at the end for a folder, is left out; None where it is not named."""
-        inside = path if self.folder == "." else path.removeprefix(f"{self.folder}/")
-        return self.spec.check_file(inside).include if inside != path or self.folder == "." else None
+MAX_RULE_BYTES = 512 * 1024  # of all `.gitignore` files of a walk, which keeps what it has read
 
 
-def files(workspace: Workspace, folder: str, ignore_files: list[str]) -> Iterator[str]:
-    """Regular files below `folder`; `ignore_files` are the `.gitignore` files above it, from the root down. Blocks."""
+class _Rules:
+    """Those of the `.gitignore` files read so far, by the folder in which each stands."""
+
+    def __init__(self, workspace: Workspace, deadline: float) -> None:
+        self._workspace = workspace
+        self._deadline = deadline
+        self._read = 0
+        self._by_folder: dict[str, list[ignore.Rule]] = {}
+
+    def read(self, folder: str) -> None:
+        try:
+            data, _ = self._workspace.read(os.path.join(folder, ".gitignore"))
+        except ToolError:
+            return
+        self._read += len(data)
+        if self._read > MAX_RULE_BYTES:
+            raise ToolError(f"the .gitignore files have more than {MAX_RULE_BYTES} bytes: search a smaller folder")
+        lines = lines_of(data.decode("utf-8-sig", "surrogateescape"))
+        self._by_folder[folder] = ignore.parse(_in_time(lines, self._deadline))
+
+    def leave_out(self, path: str, *, is_folder: bool) -> bool:
+        """The deepest `.gitignore` that names the path decides."""
+        names = path.split("/")
+        for depth in range(len(names) - 1, -1, -1):
+            rules = self._by_folder.get("/".join(names[:depth]) or ".")
+            if rules and (verdict := ignore.verdict(rules, names[depth:], is_folder=is_folder)) is not None:
+                return verdict
+        return False
+
+
+def files(workspace: Workspace, folder: str, ignore_files: list[str], deadline: float) -> Iterator[str]:
+    """Regular files below `folder`; `ignore_files` are the `.gitignore` files above it. Blocks.
+
+    Raises TimeoutError after `deadline`, a time of time.monotonic.
+    """
+    rules = _Rules(workspace, deadline)
+    for file in ignore_files:
+        rules.read(os.path.dirname(file) or ".")
     with workspace.open_folder(folder) as top:
-        rules = {os.path.dirname(folder) or ".": _rules_above(workspace, folder, ignore_files)}
         for below, folders, names, descriptor in os.fwalk(".", dir_fd=top):
             here = os.path.normpath(os.path.join(folder, below))
-            rules[here] = list(rules[os.path.dirname(here) or "."])
-            if ".gitignore" in names:
-                rules[here].append(_Rules(here, _ignore_spec(workspace, os.path.join(here, ".gitignore"))))
             prefix = "" if here == "." else f"{here}/"
-            folders[:] = [f for f in folders if not f.startswith(".") and not _ignored(rules[here], f"{prefix}{f}/")]
-            for name in names:
-                path = f"{prefix}{name}"
-                if not name.startswith(".") and not _ignored(rules[here], path) and _is_regular(name, descriptor):
-                    yield path
+            if ".gitignore" in names:
+                rules.read(here)
+            folders[:] = _seen(rules, prefix, _in_time(folders, deadline), is_folder=True)
+            for name in _seen(rules, prefix, _in_time(names, deadline), is_folder=False):
+                if _is_regular(name, descriptor):
+                    yield f"{prefix}{name}"
 
 
-def _rules_above(workspace: Workspace, folder: str, ignore_files: list[str]) -> list[_Rules]:
-    """Without what would leave out the folder itself: it was asked for by name."""
-    rules: list[_Rules] = []
-    for file in ignore_files:
-        above = os.path.dirname(file) or "."
-        below = f"{os.path.relpath(folder, above)}/"
-        kept = [pattern for pattern in _ignore_spec(workspace, file).patterns if pattern.match_file(below) is None]
-        rules.append(_Rules(above, GitIgnoreSpec(kept)))
-    return rules
+def _seen(rules: _Rules, prefix: str, names: Iterable[str], *, is_folder: bool) -> Iterator[str]:
+    for name in names:
+        if not name.startswith(".") and not rules.leave_out(f"{prefix}{name}", is_folder=is_folder):
+            yield name
 
 
-def _ignore_spec(workspace: Workspace, path: str) -> GitIgnoreSpec:
-    """The rules of a `.gitignore`; what git would not understand is passed over, a line or the whole file."""
-    try:
-        lines = lines_of(workspace.read(path)[0].decode("utf-8", "replace"))
-    except ToolError:
-        lines = []
-    specs = []
-    for line in lines:
-        try:
-            specs.append(GitIgnoreSpec.from_lines([line]))
-        except (ValueError, re.error):
-            continue
-    return GitIgnoreSpec([pattern for spec in specs for pattern in spec.patterns])
-
-
-def _ignored(rules: list[_Rules], path: str) -> bool:
-    """The deepest `.gitignore` that names the path decides."""
-    return next((verdict for rule in reversed(rules) if (verdict := rule.verdict(path)) is not None), False)
+def _in_time(items: Iterable[str], deadline: float) -> Iterator[str]:
+    for item in items:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        yield item
 
 
 def _is_regular(name: str, folder: int) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pawand.tools import places
-from tests.tools.conftest import Bench, Hide, MakeBench, needs_bwrap, needs_rg, needs_root, reached, running
+from tests.tools.conftest import Bench, Hide, MakeBench, needs_bwrap, needs_git, needs_rg, needs_root, reached, running
 
 NOTE = "ripgrep is not installed"
 Both = Callable[..., dict[str, Any]]
@@ -449,3 +452,84 @@ def test_large_files_go_through_the_pipe(shell_bench: Bench, hide: Hide) -> None
     plant(shell_bench.root, {f"{n}.txt": "y" * 3_000_000 + "\nneedle\n" for n in range(3)})
     result = shell_bench.ok("grep_search", pattern="needle")
     assert result["results"] == ["0.txt:2:needle", "1.txt:2:needle", "2.txt:2:needle"]
+
+
+@pytest.mark.parametrize("rule", ["*a" * 60 + "b", "**/a/" * 60 + "b", "*" * 3000 + "b", "[a-a]*" * 60 + "b"])
+def test_a_hostile_gitignore_holds_nobody(bench: Bench, hide: Hide, rule: str) -> None:
+    hide("rg")
+    deep = "/".join("a" * 60)
+    plant(bench.root, {".gitignore": f"{rule}\n*.log\n", "a" * 200: "x\n", f"{deep}/c": "x\n", "a.log": "x\n"})
+
+    async def longest_wait() -> tuple[int, float]:
+        call = asyncio.create_task(bench.run("glob_search", pattern="*"))
+        longest, last = 0.0, time.monotonic()
+        while not call.done():
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        content = (await call).content
+        assert isinstance(content, dict)
+        return content["count"], longest
+
+    started = time.monotonic()
+    count, longest = asyncio.run(longest_wait())
+    assert count == 2
+    assert longest < 1, "the event loop was held"
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("lines", ["*.log\n" * 200_000, "*a" * 300_000], ids=["many", "long"])
+def test_rules_without_end_are_refused(bench: Bench, hide: Hide, lines: str) -> None:
+    hide("rg")
+    plant(bench.root, {".gitignore": lines, "a.txt": "x\n"})
+    assert "the .gitignore files have more than 524288 bytes" in bench.refused("glob_search", pattern="*")
+
+
+def test_a_walk_through_what_is_left_out_ends_in_time_too(
+    bench: Bench, hide: Hide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide("rg")
+    monkeypatch.setattr(places, "TIMEOUT_SECS", -1)
+    plant(bench.root, {".gitignore": "*.log\n", "a.log": "x\n"})
+    assert "search a smaller folder" in bench.refused("glob_search", pattern="*")
+
+
+PIECES = re.findall(
+    r"\S+",
+    "a b ab c d * ** *** ? / / **/ /** ! # \\ \\* \\a - ] ]-b] [ [] [ab] [!a] [^b] [a-c] [c-a] [!c-a] [a/b] []a]",
+)
+PIECES += [" ", "\\ ", "[a-]", "[\\]]", "[[:alpha:]]", "[[:digit:]b]", "[[:x:]]"]
+RULE = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+# A slash behind a backslash means this or that to git, by what stands before it.
+RULES = st.lists(RULE.filter(lambda rule: "\\/" not in rule), max_size=5)
+LEAVES = [
+    "a",
+    "b",
+    "c ",
+    "ab/a",
+    "ab/b",
+    "ab/d/a",
+    "ab/d/ab",
+    "d/a",
+    "d/b/c",
+    "d/b/a/b",
+    "d/*",
+    "d/]",
+    "1/a",
+    "1/1",
+    "!",
+]
+
+
+@needs_git
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rules=RULES, inner=RULES)
+def test_the_walk_leaves_out_what_git_ignores(bench: Bench, hide: Hide, rules: list[str], inner: list[str]) -> None:
+    hide("rg")
+    files = {".gitignore": "\n".join(rules), "d/.gitignore": "\n".join(inner)}
+    plant(bench.root, files | dict.fromkeys(LEAVES, "x\n"))
+    if not (bench.root / ".git").exists():
+        subprocess.run(["git", "init", "--quiet"], cwd=bench.root, check=True)
+    command = ["git", "ls-files", "-z", "--others", "--exclude-per-directory=.gitignore"]
+    listed = subprocess.run(command, cwd=bench.root, capture_output=True, text=True, check=True).stdout.split("\0")
+    kept = [name for name in listed[:-1] if not name.endswith(".gitignore")]
+    assert bench.ok("glob_search", pattern="*")["files"] == sorted(kept, key=lambda name: name.split("/"))
