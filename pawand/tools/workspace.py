@@ -147,7 +147,10 @@ class Workspace:
             os.close(descriptor)
 
     def write(self, path: str, data: bytes) -> Stamp:
-        """Replace or make a file atomically, with its parents; an existing file keeps its mode. Links are followed."""
+        """Replace or make a file atomically, with its parents. Links are followed.
+
+        An existing file keeps its mode, and its owner and group as far as we may give them.
+        """
         relative = self._write_target(self.relative(path))
         parent, name = os.path.split(relative)
         if not name or name in (".", ".."):
@@ -271,20 +274,19 @@ def check_place(root: Path, private: list[Path]) -> None:
 
 def _replace(folder: int, name: str, data: bytes) -> Stamp:
     temporary = f".pawan-{secrets.token_hex(8)}.tmp"
-    mode: int | None = None
+    like: os.stat_result | None = None
     with contextlib.suppress(FileNotFoundError):
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
+        like = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(like.st_mode):
             raise ToolError(f"{name} is not a regular file")
-        mode = stat.S_IMODE(status.st_mode)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+    descriptor = os.open(temporary, flags, 0o666 if like is None else 0o600, dir_fd=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
+            if like is not None:
+                _make_like(file.fileno(), like)
             stamp = Stamp(os.fstat(file.fileno()))
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
@@ -292,6 +294,19 @@ def _replace(folder: int, name: str, data: bytes) -> Stamp:
             os.unlink(temporary, dir_fd=folder)
         raise
     return stamp
+
+
+def _make_like(descriptor: int, like: os.stat_result) -> None:
+    """Give a file of ours the mode of another, and its owner and group where we may."""
+    with contextlib.suppress(OSError):
+        os.fchown(descriptor, -1, like.st_gid)
+    with contextlib.suppress(OSError):
+        os.fchown(descriptor, like.st_uid, -1)
+    ours = os.fstat(descriptor)
+    mode = stat.S_IMODE(like.st_mode)
+    if (ours.st_uid, ours.st_gid) != (like.st_uid, like.st_gid):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # it would run as somebody else
+    os.fchmod(descriptor, mode)
 
 
 def _is_link(folder: int, name: str) -> bool:

@@ -231,6 +231,16 @@ def running(marker: str) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights; only where we are root."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 def exchange(one: Path, other: Path) -> None:
     """Swap two names in one step: there is no moment at which either is missing (renameat2(2))."""
     libc = ctypes.CDLL(None, use_errno=True)

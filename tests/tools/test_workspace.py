@@ -18,7 +18,7 @@ import pytest
 
 from pawand.errors import ConfigError, ToolError
 from pawand.tools.workspace import MAX_FILE_BYTES, MissingError, Workspace, check_place
-from tests.tools.conftest import SECRET, Bench, Hide, needs_rg, needs_root, swapping, tree
+from tests.tools.conftest import SECRET, Bench, Hide, as_nobody, needs_rg, needs_root, swapping, tree
 
 OUT_FILES = {
     "dots": "../outside/secret.txt",
@@ -341,6 +341,35 @@ def test_an_overwritten_file_keeps_its_mode_and_nothing_else_is_left(bench: Benc
     bench.ok("append_file", path="script.sh", content="end")
     assert stat.S_IMODE(path.stat().st_mode) == mode
     assert tree(bench.root) == {"script.sh": b"newest\nmore\nend\n"}
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o640, 0o4755])
+def test_an_overwritten_file_keeps_its_owner_and_group(bench: Bench, mode: int) -> None:
+    path = bench.root / "script.sh"
+    path.write_text("old\n")
+    os.chown(path, 1234, 5678)
+    path.chmod(mode)
+    bench.ok("write_file", path="script.sh", content="new\n")
+    bench.ok("edit_file", path="script.sh", old_string="new", new_string="newer")
+    bench.ok("append_file", path="script.sh", content="end")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1234, 5678, mode)
+    bench.ok("write_file", path="other.sh", content="new\n")
+    assert (bench.root / "other.sh").stat().st_uid == os.geteuid()
+
+
+@needs_root
+def test_a_file_whose_owner_cannot_be_kept_is_written_and_runs_as_nobody_else(bench: Bench) -> None:
+    bench.root.chmod(0o777)
+    path = bench.root / "script.sh"
+    path.write_text("old\n")
+    path.chmod(0o6777)
+    with as_nobody():
+        bench.workspace.write("script.sh", b"new\n")
+    status = path.stat()
+    assert path.read_text() == "new\n"
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (65534, 0o777)
 
 
 def test_a_write_replaces_the_file_so_that_an_open_reader_keeps_the_old_one(bench: Bench) -> None:
