@@ -114,17 +114,21 @@ def _list_directory(args: ListDirectory, context: ToolContext) -> dict[str, Any]
 def _scan(folder: int, base: str, depth: int, entries: list[dict[str, Any]]) -> bool:
     """Add the entries below an open folder, folders first and by name; links are shown, not followed."""
     with os.scandir(folder) as found:
-        rows = sorted(found, key=lambda entry: (not entry.is_dir(follow_symlinks=False), entry.name))
+        rows = sorted(found, key=lambda entry: (not _is_folder(entry), entry.name))
     for row in rows:
         if len(entries) >= MAX_ENTRIES:
             return False
+        path = os.path.join(base, row.name)
+        entry: dict[str, Any] = {"name": clean(row.name), "path": clean(path), "is_dir": _is_folder(row)}
         try:
             status = row.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue
-        path = os.path.join(base, row.name)
-        is_folder = stat.S_ISDIR(status.st_mode)
-        entry = {"name": clean(row.name), "path": clean(path), "is_dir": is_folder, "size": status.st_size}
+        except OSError:  # in a folder that we may read but not enter, names are all there is
+            entries.append(entry)
+            continue
+        is_folder = entry["is_dir"] = stat.S_ISDIR(status.st_mode)
+        entry["size"] = status.st_size
         if stat.S_ISLNK(status.st_mode):
             entry["link"] = True
         entries.append(entry)
@@ -140,6 +144,14 @@ def _scan(folder: int, base: str, depth: int, entries: list[dict[str, Any]]) -> 
             finally:
                 os.close(inner)
     return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """As far as the folder that holds it tells."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 READ_FILE = Tool(

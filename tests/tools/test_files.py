@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.tools.conftest import Bench, MakeBench, tree
+from tests.tools.conftest import Bench, MakeBench, as_nobody, needs_root, tree
 
 TEXT_TOOLS: dict[str, dict[str, Any]] = {
     "read_file": {},
@@ -366,6 +366,22 @@ def test_a_folder_that_cannot_be_entered_does_not_spoil_the_listing(bench: Bench
     outcome = bench.call("list_directory", recursive=True, max_depth=20)
     assert outcome.success
     assert len(outcome.text) < 9000
+
+
+@needs_root
+def test_a_folder_that_may_be_read_and_not_entered_shows_its_names(bench: Bench) -> None:
+    (bench.root / "half" / "inner").mkdir(parents=True)
+    (bench.root / "half" / "file").write_text("x")
+    (bench.root / "shut").mkdir(mode=0o700)
+    (bench.root / "z.txt").write_text("x")
+    (bench.root / "half").chmod(0o744)
+    with as_nobody():
+        result = bench.ok("list_directory", recursive=True)
+        inside = bench.ok("list_directory", path="half")
+    assert paths(result) == ["half", "half/inner", "half/file", "shut", "z.txt"]
+    assert result["entries"][1] == {"name": "inner", "path": "half/inner", "is_dir": True}
+    assert result["entries"][2] == {"name": "file", "path": "half/file", "is_dir": False}
+    assert paths(inside) == ["half/inner", "half/file"]
 
 
 def test_reading_writes_nothing(wood: Bench) -> None:
