@@ -22,8 +22,9 @@ from pawand.tools.base import Assignment, Emit, Outcome, Report, ToolContext
 from pawand.wire import ToolCall, ToolResult
 
 MAX_PARALLEL = 10
-LEAST_RESULT_CHARS = 500
+LEAST_RESULT_CHARS = 200
 """For each of many calls that one call makes: they share its room."""
+ROW_CHARS = 60  # what is said around the result of one of them
 CUT = "your answer reached its longest length (max_tokens) in the middle of this call: do it in smaller parts"
 REPEATS = 3
 REPEATED = (
@@ -113,12 +114,12 @@ class Calls:
         )
 
     async def _run_inner(self, run: Run, calls: list[ToolCall], emit: Emit) -> list[Outcome]:
-        """The outcomes of calls that another call makes, in their order."""
+        """The outcomes of calls that another call makes, in their order.
 
-        room = max(LEAST_RESULT_CHARS, run.context.max_result_chars // len(calls))
-        context = msgspec.structs.replace(run.context, max_result_chars=room)
+        They share its room. What one does not need is for those that come later.
+        """
 
-        async def run_one(call: ToolCall) -> Outcome:
+        async def run_one(call: ToolCall, context: ToolContext) -> Outcome:
             try:
                 arguments = await self._admit(run, call)
             except ToolError as error:
@@ -126,10 +127,15 @@ class Calls:
             return await run.tools.run(call, arguments, context, emit)
 
         outcomes: list[Outcome] = []
+        left = run.context.max_result_chars - ROW_CHARS * (len(calls) + 1)
         for group in _groups(run, calls):
+            room = max(LEAST_RESULT_CHARS, left // (len(calls) - len(outcomes)))
+            context = msgspec.structs.replace(run.context, max_result_chars=room)
             async with asyncio.TaskGroup() as at_once:
-                tasks = [at_once.create_task(run_one(call)) for call in group]
-            outcomes += [task.result() for task in tasks]
+                tasks = [at_once.create_task(run_one(call, context)) for call in group]
+            done = [task.result() for task in tasks]
+            left -= sum(len(msgspec.json.encode(outcome.content)) for outcome in done)
+            outcomes += done
         return outcomes
 
 

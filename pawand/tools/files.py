@@ -17,6 +17,7 @@ from pawand.tools.workspace import Stamp
 
 MAX_LINE_CHARS = 2000
 MAX_ENTRIES = 1000
+_NUMBER_CHARS = 10  # by which the offset to go on with may be longer than the one that was given
 
 Path_ = Annotated[str, Meta(min_length=1, description="Path relative to the workspace")]
 
@@ -58,20 +59,23 @@ def _read_file(args: ReadFile, context: ToolContext) -> dict[str, Any]:
     context.seen[context.workspace.identity(args.path)] = stamp
     lines = lines_of(text)
     shown: list[str] = []
-    room = context.max_result_chars - 500  # the other fields of the result
+    result: dict[str, Any] = {
+        "content": "",
+        "path": args.path,
+        "total_lines": len(lines),
+        "lines_shown": len(lines),
+        "offset": args.offset,
+    }
+    rest = result | how_to_go_on(args.offset, 0, len(lines))
+    room = context.max_result_chars - len(msgspec.json.encode(rest)) - _NUMBER_CHARS
     for number, line in enumerate(lines[args.offset : args.offset + args.limit], args.offset + 1):
         numbered = f"{number:6d}\t{line[:MAX_LINE_CHARS]}{'…' if len(line) > MAX_LINE_CHARS else ''}"
         room -= len(msgspec.json.encode(numbered))
         if room < 0 and shown:
             break
         shown.append(numbered)
-    result: dict[str, Any] = {
-        "content": clean("\n".join(shown)),
-        "path": args.path,
-        "total_lines": len(lines),
-        "lines_shown": len(shown),
-        "offset": args.offset,
-    }
+    result["content"] = clean("\n".join(shown))
+    result["lines_shown"] = len(shown)
     return result | how_to_go_on(args.offset, len(shown), len(lines))
 
 

@@ -130,6 +130,23 @@ async def test_no_result_of_a_batch_is_lost_to_a_long_one(
     assert (workspace / "small.txt").read_text() == "".join(f"{n}\n" for n in range(22))
 
 
+@pytest.mark.parametrize(("short", "long", "least"), [(0, 25, 2), (21, 4, 12), (0, 4, 55), (25, 0, 0)])
+@pytest.mark.gen_test(timeout=30)
+async def test_files_that_are_read_in_a_batch_share_its_room(
+    fetch: Fetch, upstream: OpenAIServer, workspace: Path, short: int, long: int, least: int
+) -> None:
+    (workspace / "short.txt").write_text("one\ntwo\n")
+    (workspace / "long.txt").write_text("some words of text\n" * 1000)
+    inner = [{"tool": "read_file", "path": f"{name}.txt"} for name in ["short"] * short + ["long"] * long]
+    upstream.script = [fake.calls(("batch", {"calls": inner})), fake.text("done")]
+    await events(fetch)
+    rows = [row["result"] for row in last_result(upstream)["results"]]
+    assert len(rows) == short + long
+    assert all(row["content"].count("\n") + 1 == row["lines_shown"] for row in rows), "lines were cut out"
+    assert all(row["lines_shown"] == 2 for row in rows[:short])
+    assert all(row["lines_shown"] >= least for row in rows[short:])
+
+
 @pytest.mark.parametrize(
     ("calls", "part"),
     [
