@@ -51,7 +51,8 @@ def _plan(args: EditFile, text: str) -> list[Edit]:
     if not args.replace_all and text.find(old, first + 1) != -1:  # also where two of them overlap
         times = max(text.count(old), 2)
         raise ToolError(f"old_string stands {times} times in {args.path}: add lines around it, or set replace_all")
-    if "\r\n" not in args.old_string and _ends_with_crlf(text, first):
+    explicit = "\r\n" in args.old_string and "\r\n" in new
+    if not explicit and _ends_with_crlf(text, first):
         new = new.replace("\r\n", "\n").replace("\n", "\r\n")
     if old == new:
         raise ToolError("old_string and new_string are the same")

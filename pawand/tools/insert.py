@@ -82,7 +82,7 @@ def _append_file(args: AppendFile, context: ToolContext) -> dict[str, Any]:
         lines = Lines(text)
         before = len(lines)
         edit = lines.insert_after(before, args.content)
-        if text.endswith("\n") or not text or not _ends_line(args.content):
+        if text.endswith("\n") or not before or not _ends_line(args.content):
             return [edit]
         return [Edit(edit.start, edit.end, edit.new + lines.ending_near(before, args.content))]
 

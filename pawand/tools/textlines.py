@@ -12,6 +12,7 @@ from pawand.tools.diffs import Edit
 from pawand.tools.output import lines_of
 
 MAX_PLACES = 10
+_MARK = "\ufeff"  # of the byte order; it stands before the first line and is no part of it
 
 
 class Line(Struct, frozen=True):
@@ -35,7 +36,8 @@ class Lines:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._starts = [0]
+        self._first = len(_MARK) if text.startswith(_MARK) else 0
+        self._starts = [self._first]
         at = text.find("\n")
         while at != -1:
             self._starts.append(at + 1)
@@ -64,6 +66,8 @@ class Lines:
     def replace(self, first: int, last: int, content: str | list[str]) -> Edit:
         """New lines for those from `first` to `last`; each ends as the one in whose place it comes."""
         new = new_lines(content)
+        if first == 1 and self._first and new:
+            new[0] = new[0].removeprefix(_MARK)  # as read_file shows it
         start, stop = self.line(first).start, self.line(last)
         beside = self.ending_near(last, content)
         endings = [self.line(min(first + at, last)).ending or beside for at in range(len(new))]
@@ -76,7 +80,7 @@ class Lines:
         ending = self.ending_near(number, content)
         new = new_lines(content)
         if not number:
-            return Edit(0, 0, "".join(f"{line}{ending}" for line in new))
+            return Edit(self._first, self._first, "".join(f"{line}{ending}" for line in new))
         line = self.line(number)
         at = line.end + len(line.ending)
         if line.ending:
@@ -89,6 +93,8 @@ def find_anchor(text: str, anchor: str, path: str) -> tuple[int, int]:
 
     Raises ToolError where none is or several are.
     """
+    if text.startswith(_MARK):
+        text, anchor = text.removeprefix(_MARK), anchor.removeprefix(_MARK)
     wanted = lines_of(anchor)
     if not anchor.strip():
         raise ToolError("anchor_text is blank: give a line that stands once in the file")

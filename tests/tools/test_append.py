@@ -17,6 +17,8 @@ TOOL = "append_file"
         (None, "x", "x\n", 1, 1),
         (None, "x\r\ny", "x\r\ny\r\n", 2, 2),
         ("", "x\n", "x\n", 1, 1),
+        ("\ufeff", "x\n", "\ufeffx\n", 1, 1),
+        ("\ufeffa", "x\n", "\ufeffa\nx\n", 1, 2),
         ("a\n", "x\n", "a\nx\n", 1, 2),
         ("a\n", "x", "a\nx\n", 1, 2),
         ("a", "x\n", "a\nx\n", 1, 2),

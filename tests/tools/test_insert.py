@@ -17,6 +17,7 @@ TOOL = "insert_after"
     [
         ("a\nb\n", "a", "x", "a\nx\nb\n"),
         ("a\nb\n", "a", "x\n", "a\nx\nb\n"),
+        ("\ufeffa\nb\n", "a", "x", "\ufeffa\nx\nb\n"),
         ("a\nb\n", "b", "x\ny", "a\nb\nx\ny\n"),
         ("a\nb", "b", "x\n", "a\nb\nx"),
         ("a", "a", ["x", ""], "a\nx\n"),
