@@ -14,6 +14,7 @@ from pawand.tools.files import read_text
 from pawand.tools.output import clean, lines_of
 from pawand.tools.workspace import MAX_FILE_BYTES, MissingError, Stamp
 
+MAX_LINES = 1_000_000  # each takes memory of its own
 MAX_COMPARED_LINES = 5000
 MAX_COMPARED_CHARS = 200
 NEAREST_CUTOFF = 0.6
@@ -27,6 +28,8 @@ Plan = Callable[[str], Sequence[Edit]]
 def change(path: str, context: ToolContext, plan: Plan, *, make: bool = False) -> dict[str, Any]:
     """Carry out a plan. Returns `{success, path, diff}`. With `make` a missing file is taken as empty. Blocks."""
     before, stamp = _read(path, context, make=make)
+    if before.count("\n") > MAX_LINES:
+        raise ToolError(f"{path} has more than {MAX_LINES} lines: use bash with sed")
     edits = plan(before)
     size = len(before) + sum(len(edit.new) - edit.end + edit.start for edit in edits)
     if size > MAX_FILE_BYTES:  # told before the text is made: it could fill the memory

@@ -135,6 +135,25 @@ def test_a_hostile_file_takes_no_long_time(bench: Bench, anchor: str) -> None:
     assert time.monotonic() - started < 6
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        (TOOL, {"start_line": 1, "end_line": 1, "new_content": "x"}),
+        (TOOL, {"anchor_text": "last", "new_content": "x"}),
+        ("edit_file", {"old_string": "last", "new_string": "x"}),
+        ("insert_after", {"anchor_text": "last", "content": "x"}),
+        ("append_file", {"content": "x"}),
+    ],
+)
+def test_more_than_a_million_lines_are_too_many(bench: Bench, tool: str, arguments: dict[str, Any]) -> None:
+    text = "\n" * 1_000_000 + "last"
+    (bench.root / "file").write_text(f"{text}\n")
+    assert "file has more than 1000000 lines" in bench.refused(tool, path="file", **arguments)
+    assert (bench.root / "file").read_text() == f"{text}\n"
+    (bench.root / "file").write_text(text)
+    bench.ok(tool, path="file", **arguments)
+
+
 def test_replace_all_in_a_million_lines_takes_no_long_time(make_bench: MakeBench) -> None:
     bench = make_bench("off", max_result_chars=100_000)
     text = ("aaaa bbbb\n" + "cccc dddd\n" * 9) * 100_000
