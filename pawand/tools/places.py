@@ -18,6 +18,7 @@ from pawand.tools.output import clean
 
 TIMEOUT_SECS = 30
 READ_BYTES = 64 * 1024
+MAX_RECORD_BYTES = 16 * 1024  # longer than any path with the columns that are asked for
 TOO_LONG = f"the search took more than {TIMEOUT_SECS} s: search a smaller folder"
 
 
@@ -75,19 +76,25 @@ async def ripgrep(
 
 
 async def records(stream: asyncio.StreamReader, end: bytes, take: Callable[[bytes], None]) -> int:
-    """Give each piece of a stream that `end` ends to `take`, in a thread. How many there were."""
+    """Give each piece of a stream that `end` ends to `take`, in a thread. How many there were.
+
+    Of a long one it gets the first MAX_RECORD_BYTES: to ripgrep a column may have any number of combining marks.
+    """
     count = 0
     rest = b""
     while data := await stream.read(READ_BYTES):
-        *pieces, rest = (rest + data).split(end)
-        count += len(pieces)
-        await asyncio.to_thread(_take_all, take, pieces)  # a hard glob is slow to match
+        first, *more = data.split(end)
+        pieces = [rest + first, *more]
+        rest = pieces.pop()[:MAX_RECORD_BYTES]
+        if pieces:
+            count += len(pieces)
+            await asyncio.to_thread(_take_all, take, pieces)  # a hard glob is slow to match
     return count
 
 
 def _take_all(take: Callable[[bytes], None], pieces: list[bytes]) -> None:
     for piece in pieces:
-        take(piece)
+        take(piece[:MAX_RECORD_BYTES])
 
 
 async def beginning(stream: asyncio.StreamReader) -> bytes:

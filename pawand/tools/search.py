@@ -14,10 +14,10 @@ from msgspec import Meta, Struct
 from pawand.errors import ToolError
 from pawand.tools import globs, matching
 from pawand.tools.base import Emit, Tool, ToolContext
-from pawand.tools.matcher import MAX_COLUMNS
+from pawand.tools.matcher import MAX_COLUMNS, OMITTED
 from pawand.tools.matcher import MAX_LINES as MAX_LINES_PER_FILE
 from pawand.tools.output import clean
-from pawand.tools.places import look, plain, ripgrep, walked
+from pawand.tools.places import MAX_RECORD_BYTES, look, plain, ripgrep, walked
 
 MAX_FILES = 200
 MAX_LINES = 50
@@ -88,7 +88,8 @@ async def grep_search(args: GrepSearch, context: ToolContext, emit: Emit) -> dic
         name, mark, line = record.partition(b"\0")
         path = _decoded(name)
         if mark and matches(path):  # without the mark it is a remark on a binary file
-            found.add(f"{path}:{_decoded(line)}".removesuffix("\r"))
+            note = OMITTED if len(record) == MAX_RECORD_BYTES else ""
+            found.add(f"{path}:{_decoded(line)}".removesuffix("\r") + note)
 
     options = ["--line-number", "--no-heading", "--with-filename", "--crlf", f"--max-count={MAX_LINES_PER_FILE}"]
     options += [f"--max-columns={MAX_COLUMNS}", "--max-columns-preview", "--regexp", args.pattern]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,23 @@ def test_odd_files(both: Both, root: Path) -> None:
         "files": ["binary", "controls", "dos", "latin", "long", "mark", "name:1:with\nnewline"],
         "count": 7,
     }
+
+
+@needs_rg
+def test_a_line_with_marks_without_end_is_cut(bench: Bench, root: Path) -> None:
+    """To ripgrep they are one column, so that it shows them all."""
+    (root / "long").write_text("needle" + "\u0301" * 10_000_000 + "\nneedle\n")
+    tracemalloc.start()
+    try:
+        result = bench.ok("grep_search", pattern="needle")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    first, second = result["results"]
+    assert first.startswith("long:1:needle\u0301\u0301")
+    assert second == "long:2:needle"
+    assert result["count"] == 2
+    assert most < 5_000_000
 
 
 @needs_rg
