@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
@@ -22,6 +25,26 @@ async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
         task.exception()
         raise interruption
     return task.result()
+
+
+class Worker:
+    """A thread of its own for work that blocks, one piece after the other in the order in which they came.
+
+    Several threads that make many calls of the system would all wait for the interpreter, and take it from the event
+    loop wherever that makes such a call itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def do(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """As `asyncio.to_thread`."""
+        call = functools.partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def close(self, *, give_up: bool = False) -> None:
+        """Take no more work; what waits is done all the same, unless it is given up."""
+        self._executor.shutdown(wait=False, cancel_futures=give_up)
 
 
 class Watchdog:

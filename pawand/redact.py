@@ -47,12 +47,16 @@ class Redactor:
         """For logs and upstream error texts: `Bearer …` of any secret goes too."""
         return _BEARER.sub(rf"\1 {MASK}", self.text(text))
 
+    def passes(self, text: str) -> bool:
+        """Whether no secret is in `text` and none can begin there: quick, and False for many that hold none."""
+        return self._beginnings.isdisjoint(text)
+
     def stream(self) -> StreamRedactor:
         return StreamRedactor(self)
 
     def settle(self, text: str) -> tuple[str, str]:
         """`text` redacted as far as nothing that follows can change it, and the rest as it is."""
-        if self._beginnings.isdisjoint(text):  # most tokens
+        if not self._secrets:
             return text, ""
         done: list[str] = []
         at = 0
@@ -85,6 +89,8 @@ class StreamRedactor:
         self._held = ""
 
     def feed(self, text: str) -> str:
+        if not self._held and self._redactor.passes(text):  # most tokens
+            return text
         done, self._held = self._redactor.settle(self._held + text)
         return done
 

@@ -68,14 +68,22 @@ class Agent:
         self._compactor = Compactor(settings.max_context_tokens, self._completions)
         self._calls = Calls(permissions, settings.permission_timeout_secs, self._spawn)
 
+    def instructions(self, context: ToolContext) -> str:
+        """What the model is told before the conversation. Blocks."""
+        settings = self._settings
+        if settings.tiny:
+            return settings.system_prompt or prompt.TINY
+        return prompt.build(context.workspace, settings.system_prompt or prompt.CODING, self._equipment.skills)
+
     async def run(
-        self, session: Session, model: str, context: ToolContext, approvals: Approvals, emit: Sink, save: Save
+        self, session: Session, instructions: str, context: ToolContext, approvals: Approvals, emit: Sink, save: Save
     ) -> Finished:
-        """Answer the session's last user message. Raises TurnError; `save` is awaited after each iteration."""
-        tools, system, recalled = await asyncio.gather(self._tools(), self._system(context), self._recall(session))
-        targets = self._targets(model)
+        """Answer the session's last user message with its model. Raises TurnError; `save` is awaited after each
+        iteration."""
+        tools, recalled = await asyncio.gather(self._tools(), self._recall(session))
+        targets = self._targets(session.model)
         run = Run(session, targets, tools, context, approvals, emit, self._settings.max_iterations)
-        run.system = "\n\n".join(filter(None, (system, recalled)))
+        run.system = "\n\n".join(filter(None, (instructions, recalled)))
         return await self._iterate(run, save)
 
     def remember(self, session: Session, answer: str) -> None:
@@ -141,12 +149,6 @@ class Agent:
         if equipment.servers is None:
             return equipment.tools
         return equipment.tools.extended(await equipment.servers.tools())
-
-    async def _system(self, context: ToolContext) -> str:
-        if self._settings.tiny:
-            return self._settings.system_prompt or prompt.TINY
-        base = self._settings.system_prompt or prompt.CODING
-        return await asyncio.to_thread(prompt.build, context.workspace, base, self._equipment.skills)
 
     async def _recall(self, session: Session) -> str:
         memory = self._equipment.memory

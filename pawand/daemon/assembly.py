@@ -11,6 +11,7 @@ from msgspec import Struct
 from pawand import config, paths
 from pawand.agent.loop import Agent, AgentSettings, Equipment
 from pawand.agent.permissions import Permissions
+from pawand.aio import Worker
 from pawand.config import Config
 from pawand.daemon import system
 from pawand.daemon.outside import Outside, cloud_targets, connect
@@ -86,6 +87,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     workspace: Workspace
     sandbox: Sandbox
     store: SessionStore
+    files: Worker
     skills: Skills
     directory: Directory
     metrics: Metrics
@@ -108,6 +110,7 @@ class Parts(Struct, kw_only=True):
         await self.services.turns.shutdown()
         await self.ground.directory.aclose()
         await self.outside.retire()
+        self.ground.files.close()
         self.ground.workspace.close()
 
     async def adopt(self, plan: Plan, token: str | None) -> None:
@@ -168,6 +171,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
         workspace=workspace,
         sandbox=sandbox,
         store=store,
+        files=Worker("sessions"),
         skills=Skills(plan.skills),
         directory=Directory(plan.agent_id, AegisFile(plan.aegis_files), plan.config.peers),
         metrics=Metrics(tool.name for tool in TOOLS),
@@ -265,8 +269,10 @@ def _bench(plan: Plan, ground: Ground, outside: Outside) -> Bench:
         agent=Agent(_agent_settings(plan), equipment, permissions, ground.redactor),
         provider=outside.provider,
         store=ground.store,
+        files=ground.files,
         metrics=ground.metrics,
         redactor=ground.redactor,
+        pace=ground.pace,
         limits=settings.limits,
         new_context=new_context,
         default_model=plan.choice.model,

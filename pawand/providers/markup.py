@@ -38,7 +38,6 @@ class Markup:
     def __init__(self, tools: Sequence[dict[str, Any]]) -> None:
         functions = [tool.get("function") or {} for tool in tools]
         self._tools = {function["name"]: function.get("parameters") or {} for function in functions}
-        self._heads = {name + gap: name for name in self._tools for gap in _GAPS}
         self.calls: list[ToolCall] = []
         self._call_texts: list[str] = []
         self._code = CodeText()
@@ -164,7 +163,8 @@ class Markup:
         if (yield from pieces.next_of("[")):
             self._accept(self._parsed((yield from pieces.json())))
             return
-        while head := (yield from pieces.next_of(self._heads)):
+        heads = {name + gap: name for name in self._tools for gap in _GAPS}
+        while head := (yield from pieces.next_of(heads)):
             pieces.take(pieces.at + len(head) - 1)
             if head.endswith("]") and (yield from pieces.up_to("[ARGS]")) is None:
                 return
@@ -173,7 +173,7 @@ class Markup:
             arguments = _value(text)
             if arguments is None:
                 return
-            self._accept([(self._heads[head], arguments)])
+            self._accept([(heads[head], arguments)])
             yield from pieces.space()
 
     def _function(self) -> Reader[list[tuple[str, Any]]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import httpx2
+import msgspec
 import openai
 
 from pawand.aio import Watchdog
@@ -27,7 +28,7 @@ from pawand.redact import Redactor
 
 CONNECT_TIMEOUT_SECS = 30.0
 LISTING_SECS = 5.0
-EVENTS_AT_ONCE = 32  # of what came in one piece: the loop looks at others before it goes on
+EVENTS_AT_ONCE = 64  # of what came in one piece: the loop looks at others before it goes on
 LINGER_SECS = 5.0  # how long the usage chunk and [DONE] may follow the finish reason
 _HINTS = {
     401: "the API key was refused",
@@ -74,7 +75,6 @@ class OpenAIChat:
             ),
         )
         self._client.organization = self._client.project = None  # from the environment, meant for OpenAI alone
-        _ = self._client.chat.completions.with_streaming_response  # imported here, not in the first request
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -117,22 +117,15 @@ class OpenAIChat:
         """The data of server-sent events, those that came together at once; the body where it is plain JSON."""
         await self._pace.breathe()
         watchdog = Watchdog(self._first_event_secs)
-        manager = self._client.chat.completions.with_streaming_response.create(
-            model=request.model,
-            messages=[],  # the SDK would walk through them, slowly: they go into the body as they are
-            stream=True,
-            extra_headers=self._headers,
-            extra_body=self._fields(request),
-        )
         try:
-            response = await watchdog.wait(manager.__aenter__())
+            response = await watchdog.wait(self._post(request))
         except BaseException:
             watchdog.close()
             raise
         try:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "application/json":
-                yield [await watchdog.wait(response.read())]
+                yield [await watchdog.wait(response.aread())]
                 return
             if kind != "text/event-stream":
                 kind = self._redactor.log(kind)[:MAX_SAMPLE_CHARS] or "no content type"
@@ -141,25 +134,39 @@ class OpenAIChat:
                     "is base_url the address of a chat completions API?"
                 )
             parser = SseParser()
-            chunks = response.iter_bytes()
+            chunks = response.aiter_bytes()
             while not answer.complete:
                 chunk = await watchdog.wait(anext(chunks, None))
                 if chunk is None:
                     break
                 events = parser.feed(chunk)
                 for at in range(0, len(events), EVENTS_AT_ONCE):
-                    await self._pace.breathe()
                     yield events[at : at + EVENTS_AT_ONCE]
                     watchdog.feed(LINGER_SECS if answer.finished else self._stall_secs)
+                    await self._pace.breathe()  # what comes meanwhile is read at once
             if parser.pending:
                 yield [parser.pending]
         finally:
             watchdog.close()
-            await manager.__aexit__(None, None, None)
+            await response.aclose()
+
+    async def _post(self, request: CompletionRequest) -> httpx2.Response:
+        """Send the request and wait for the head of the answer. The SDK would walk through the body, slowly."""
+        response = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=msgspec.json.encode(self._fields(request)),
+            options={"headers": self._headers},
+            stream=True,
+            stream_cls=openai.AsyncStream[Any],
+        )
+        return cast(httpx2.Response, response)  # as `cast_to` says; the type of `post` knows of streams only
 
     def _fields(self, request: CompletionRequest) -> dict[str, Any]:
         fields: dict[str, Any] = {
+            "model": request.model,
             "messages": request.messages,
+            "stream": True,
             **sampling(request.model, self._options),
             **thinking_switch(request.model, wanted=self._reasoning and request.thinking),
             "stream_options": {"include_usage": True},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,22 +30,30 @@ def replace(path: Path, data: bytes, like: os.stat_result | None = None) -> None
 
     The file belongs to us alone, or has the owner and mode of the file that `like` is of.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        try:
             if like is not None:
                 if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            write(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.rename(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     sync(path.parent)
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """All of it, without what a file object asks of the system besides. Raises OSError."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def put(path: Path, data: bytes) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from pawand.errors import StorageError
+from pawand.sessions import disk
 from pawand.sessions.model import Message, Session, unfinished
 
 SUFFIX = ".journal"
@@ -52,8 +53,7 @@ class Journal:
     def write(self, frame: bytes) -> None:
         """Add a frame of the event log. Raises StorageError."""
         try:
-            while frame:
-                frame = frame[os.write(self._descriptor, frame) :]
+            disk.write(self._descriptor, frame)
         except OSError as error:
             raise _fault(error, self._path) from error
 

@@ -18,7 +18,7 @@ from pawand import wire
 from pawand.agent.approvals import Approvals
 from pawand.agent.loop import Agent
 from pawand.agent.run import Finished, Item
-from pawand.aio import uninterrupted
+from pawand.aio import Worker, uninterrupted
 from pawand.config import Limits
 from pawand.errors import (
     CancelledTurnError,
@@ -29,6 +29,7 @@ from pawand.errors import (
     TurnError,
     TurnTimeoutError,
 )
+from pawand.event_loop import Pace
 from pawand.metrics import Metrics
 from pawand.providers.base import Provider
 from pawand.redact import Redactor
@@ -49,8 +50,11 @@ class Bench(Struct, frozen=True, kw_only=True):
     agent: Agent
     provider: Provider
     store: SessionStore
+    files: Worker
+    """Reads and writes the sessions of all turns."""
     metrics: Metrics
     redactor: Redactor
+    pace: Pace
     limits: Limits
     new_context: Callable[[str, dict[str, Stamp], int], ToolContext]
     """From a session's id, the files that its model has seen, and the hops of the message."""
@@ -140,9 +144,10 @@ class Turn:
         error: PawandError | None = None
         try:
             async with asyncio.timeout(bench.timeout_secs):
-                session = await self._begin(bench)
-                finished = await self._work(bench, session, context, approvals)
+                session, instructions = await self._begin(bench, context)
+                finished = await self._work(bench, session, instructions, context, approvals)
                 await self._settle(bench, session)
+                await bench.pace.breathe()
             self._succeed(bench, finished)
             bench.agent.remember(session, finished.content)
         except TimeoutError:
@@ -169,12 +174,15 @@ class Turn:
         self._session = self._message = None  # whoever keeps the turn for its outcome keeps no more
         self._ended.set()
 
-    async def _begin(self, bench: Bench) -> Session:
-        """Load or make the session, put the user's message on disk, and announce the turn."""
+    async def _begin(self, bench: Bench, context: ToolContext | None = None) -> tuple[Session, str]:
+        """Load or make the session, put the user's message on disk, and announce the turn.
+
+        With a `context` the agent's instructions come with the session: one thread reads all that a turn begins with.
+        """
         message = self._message
         assert message is not None
 
-        def store_message() -> Session:
+        def store_message() -> tuple[Session, str]:
             session = bench.store.load_or_none(self.session_id)
             if session is None and self._written is not None:
                 raise NotFoundError(f"session {self.session_id} was deleted while the message waited")
@@ -186,24 +194,27 @@ class Turn:
             self._session = session
             self._forget_file()
             self._journal = bench.store.open_journal(session)
-            return session
+            return session, "" if context is None else bench.agent.instructions(context)
 
-        session = await uninterrupted(asyncio.to_thread(store_message))
+        session, instructions = await uninterrupted(bench.files.do(store_message))
+        await bench.pace.breathe()
         self._start(session.model)
-        return session
+        return session, instructions
 
     def _forget_file(self) -> None:
         if self._written is not None:
             with suppress(OSError):
                 self._written.unlink()
 
-    async def _work(self, bench: Bench, session: Session, context: ToolContext, approvals: Approvals) -> Finished:
+    async def _work(
+        self, bench: Bench, session: Session, instructions: str, context: ToolContext, approvals: Approvals
+    ) -> Finished:
         async def save() -> None:
             # A cancelled turn waits for its save: two saves of a session must never overlap.
-            await uninterrupted(asyncio.to_thread(bench.store.save, session))
+            await uninterrupted(bench.files.do(bench.store.save, session))
 
         emit = functools.partial(self._emit, bench.metrics)
-        finished = await bench.agent.run(session, session.model, context, approvals, emit, save)
+        finished = await bench.agent.run(session, instructions, context, approvals, emit, save)
         session.set_model(finished.model)
         return finished
 
@@ -228,7 +239,7 @@ class Turn:
     async def _settle(self, bench: Bench, session: Session) -> None:
         """The last save; a journal that it did not make needless stays for the next load."""
         journal, self._journal = self._journal, None
-        await uninterrupted(asyncio.to_thread(bench.store.settle, session, journal))
+        await uninterrupted(bench.files.do(bench.store.settle, session, journal))
 
     def _start(self, model: str) -> None:
         start = wire.Start(session_id=self.session_id, turn_id=self.id, model=model)

@@ -88,7 +88,7 @@ class ChatStreamHandler(TurnHandler, StreamHandler):
         if turn.error is not None and not turn.stored:
             raise turn.error  # nothing was sent yet, so the status can still tell
         try:
-            await self.begin()
+            self.begin()
             await self.wait_for(turn.began)
         except StreamClosedError:
             return

@@ -121,7 +121,8 @@ class EventsHandler(OneSessionHandler, StreamHandler):
         position, lost = _begin_at(followed, known)
         cursor = self.follow(followed.log, position)
         try:
-            await self.begin(resync(followed.log, position, lost, id) if lost else b"")
+            self.begin(resync(followed.log, position, lost, id) if lost else b"")
+            await self.flush()
         except StreamClosedError:
             cursor.close()
         if self.request.method == "HEAD":

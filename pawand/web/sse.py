@@ -28,23 +28,22 @@ class StreamHandler(BaseHandler):
         self._keep_alive_secs = services.config.server.keep_alive_secs
         self._cursor: Cursor | None = None
 
-    async def begin(self, first: bytes = b"") -> None:
-        """Send the headers, so that a client knows at once that it is connected, and `first`."""
+    def begin(self, first: bytes = b"") -> None:
+        """The headers and `first`, to go out with the next flush."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
         self.set_header("X-Accel-Buffering", "no")
         self.write(RETRY + first)
-        await self.flush()
 
     async def wait_for(self, event: asyncio.Event) -> None:
         """Keep the connection alive until `event`; raises StreamClosedError when the client has gone."""
         while not event.is_set():
+            await self.flush()  # a client shall know at once that it is connected
             try:
                 async with asyncio.timeout(self._keep_alive_secs):
                     await event.wait()
             except TimeoutError:
                 self.write(KEEP_ALIVE)
-                await self.flush()
 
     def follow(self, log: EventLog, position: int) -> Cursor:
         """Take a place in the log, which is kept for whoever has one; `relay` gives it back."""

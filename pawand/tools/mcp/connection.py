@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -26,6 +25,7 @@ from mcp_types import (
 )
 
 from pawand import __version__, config
+from pawand.aio import Worker
 from pawand.errors import ToolError
 from pawand.tools.mcp import results, schemas, transport
 from pawand.tools.mcp.schemas import Listed
@@ -46,7 +46,7 @@ class Connection:
     `checks` is where schemas are checked.
     """
 
-    def __init__(self, name: str, settings: config.Mcp, sandbox: Sandbox, checks: Executor) -> None:
+    def __init__(self, name: str, settings: config.Mcp, sandbox: Sandbox, checks: Worker) -> None:
         self._name = name
         self._settings = settings
         self._sandbox = sandbox
@@ -199,8 +199,7 @@ class Connection:
                 break
         if len(found) > MAX_TOOLS:
             log.warning("MCP server %s offers more than %d tools; the first ones are used", self._name, MAX_TOOLS)
-        loop = asyncio.get_running_loop()
-        self._tools, refused = await loop.run_in_executor(self._checks, schemas.accept, found[:MAX_TOOLS])
+        self._tools, refused = await self._checks.do(schemas.accept, found[:MAX_TOOLS])
         if refused:
             log.warning("MCP server %s: %d tools are not used; %s", self._name, len(refused), refused[0])
 

@@ -7,10 +7,10 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pawand import config
+from pawand.aio import Worker
 from pawand.errors import ToolError
 from pawand.redact import Redactor
 from pawand.tools import output
@@ -80,7 +80,7 @@ class McpServers:
         await asyncio.gather(*(server.aclose() for server in self._servers if server not in kept))
 
 
-def _load() -> Callable[[str, config.Mcp, Sandbox, ThreadPoolExecutor], Connection]:
+def _load() -> Callable[[str, config.Mcp, Sandbox, Worker], Connection]:
     """Import the SDK (0.8 s; it blocks) and tell its loggers that what they report is reported by us."""
     from pawand.tools.mcp.connection import Connection
 
@@ -114,7 +114,7 @@ class _Server:
         self._redactor = redactor
         # A check goes on when it is given up. So this server has one thread for all its connections, the next check
         # waits for the last, and those that read and save files stay free.
-        self._checks = ThreadPoolExecutor(1, thread_name_prefix=f"mcp-{name}")
+        self._checks = Worker(f"mcp-{name}")
         self._connection: Connection | None = None
         self._owner: asyncio.Task[None] | None = None
         self._failures = 0
@@ -143,7 +143,7 @@ class _Server:
 
     async def aclose(self) -> None:
         self._closed = True
-        self._checks.shutdown(wait=False, cancel_futures=True)
+        self._checks.close(give_up=True)
         if self._owner is None:
             return
         if self._connection is not None and self._connection.works:
