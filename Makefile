@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format clean
+.PHONY: run test check bench format clean
 
 run: $(VENV)/run.stamp ## start the daemon on 127.0.0.1:3300
 	@echo
@@ -22,6 +22,9 @@ check: $(VENV)/dev.stamp ## format, lint, types, all tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not alone" -n 2 --cov --cov-report=
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
+
+bench: $(VENV)/dev.stamp ## measure, beside a bare Tornado relay; BENCH names scenarios and options
+	$(BIN)/python -m bench $(BENCH)
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
