@@ -90,7 +90,9 @@ class HoldWatch(selectors.EpollSelector):
         if timeout is not None and not events:
             self._began = min(self._began, ended + timeout)
         keys = self.get_map()
-        return [(keys[descriptor], _mask(event) & keys[descriptor].events) for descriptor, event in events]
+        # One that was closed while a child still has it stays with the kernel, though nobody waits for it any more.
+        found = ((keys.get(descriptor), _mask(event)) for descriptor, event in events)
+        return [(key, mask & key.events) for key, mask in found if key is not None]
 
     def close(self) -> None:
         self._epoll.close()

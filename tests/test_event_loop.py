@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -104,6 +105,22 @@ def test_more_events_than_a_pass_takes_are_all_seen_in_turn() -> None:
             loop.remove_reader(ours)
             ours.close()
             theirs.close()
+
+    run(test)
+
+
+def test_a_descriptor_that_lives_on_in_a_copy_does_not_stop_the_loop() -> None:
+    async def test(_: HoldWatch) -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = os.pipe()
+        copy = os.dup(ours)  # as a child would have it
+        loop.add_reader(ours, lambda: None)
+        os.close(ours)
+        loop.remove_reader(ours)
+        os.write(theirs, b"x")  # the kernel tells of it still
+        await asyncio.sleep(0.05)
+        os.close(copy)
+        os.close(theirs)
 
     run(test)
 

@@ -114,6 +114,8 @@ class EventLog:
     def drop(self, cursor: Cursor) -> None:
         self._cursors.discard(cursor)
         self._waiting.discard(cursor)
+        if not self._cursors:
+            self._taken = 0, 0, b""
 
     def _evict(self) -> None:
         count = 0
