@@ -61,8 +61,11 @@ class Watchdog:
         self._barked = False
 
     def feed(self, secs: float) -> None:
-        """From now on there are so many seconds."""
+        """From now on there are so many seconds, be it more or fewer than were left."""
         self._deadline = self._loop.time() + secs
+        if self._timer is not None and self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = None
 
     async def wait(self, work: Awaitable[_T]) -> _T:
         """Its result. Raises TimeoutError when the deadline passes before."""

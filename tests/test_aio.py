@@ -44,6 +44,17 @@ def test_one_that_is_fed_in_time_is_silent() -> None:
     run(test)
 
 
+def test_it_can_be_given_less_time_than_it_had() -> None:
+    async def test() -> None:
+        watchdog = Watchdog(60)
+        await watchdog.wait(asyncio.sleep(0))
+        watchdog.feed(0.05)
+        with pytest.raises(TimeoutError):
+            await watchdog.wait(asyncio.Event().wait())
+
+    run(test)
+
+
 def test_time_that_passes_between_waits_counts() -> None:
     async def test() -> None:
         watchdog = Watchdog(0.05)
