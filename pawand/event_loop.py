@@ -87,7 +87,7 @@ class HoldWatch(selectors.EpollSelector):
         timeout = None if timeout is None else math.ceil(1000 * max(timeout, 0)) / 1000  # epoll knows milliseconds
         events = self._epoll.poll(timeout, MAX_EVENTS)
         self._began = time.monotonic()
-        if timeout is not None and not events:
+        if timeout is not None:
             self._began = min(self._began, ended + timeout)
         keys = self.get_map()
         # One that was closed while a child still has it stays with the kernel, though nobody waits for it any more.
