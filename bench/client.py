@@ -107,7 +107,7 @@ class _Stream(asyncio.Protocol):
             self.first = now
         if self._end in window and not self.ended.done():
             self.ended.set_result(None)
-        self._tail = window[-len(self._end) :]
+        self._tail = window[-max(len(self._end), len(_FIRST)) :]
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.ended.done():

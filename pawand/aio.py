@@ -78,11 +78,13 @@ class Watchdog:
         try:
             return await work
         except asyncio.CancelledError:
-            if self._barked and task.uncancel() <= cancelled:
+            if self._barked and task.cancelling() - 1 <= cancelled:
                 raise TimeoutError from None
             raise
         finally:
             self._waiting = None
+            if self._barked:
+                task.uncancel()
 
     def close(self) -> None:
         if self._timer is not None:

@@ -50,7 +50,8 @@ class Pace:
         """Let in as many as fit, by what a piece of work took in the last pass."""
         self._counting = False
         spent = SLICE_SECS if self._began is None else time.monotonic() - self._began
-        room = max(1, int(SLICE_SECS / max(spent, 1e-6) * self._pieces))
+        fits = int(SLICE_SECS / max(spent, 1e-6) * self._pieces)
+        room = max(1, min(fits, 2 * self._pieces))  # the next pieces may be dearer than the last
         self._began, self._pieces = None, 0
         while self._waiting and room:
             place = self._waiting.popleft()

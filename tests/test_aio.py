@@ -84,6 +84,24 @@ def test_what_goes_wrong_goes_through() -> None:
     run(test)
 
 
+def test_its_cancellation_is_taken_back_whatever_the_work_makes_of_it() -> None:
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError("mine") from None
+
+    async def test() -> None:
+        watchdog = Watchdog(0.02)
+        with pytest.raises(KeyError):
+            await watchdog.wait(stubborn())
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    run(test)
+
+
 def test_who_is_cancelled_in_the_moment_of_the_bark_is_cancelled() -> None:
     async def test() -> None:
         watchdog = Watchdog(0.02)
