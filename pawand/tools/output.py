@@ -88,11 +88,11 @@ def clip(text: str, limit: int, hint: str = "") -> str:
 
 
 def fit(result: Any, limit: int) -> Any:
-    """A tool's result whose JSON has at most about `limit` characters: the long parts are cut, the short ones stay."""
+    """A tool's result whose JSON has at most `limit` characters (500 or more): the long parts are cut, the short ones stay."""
     if _size(result) <= limit:
         return result
     fitted = _fit(_without_long_strings(result, limit), limit)
-    return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit, _ASK)
+    return fitted if _size(fitted) <= limit else clip(msgspec.json.encode(fitted).decode(), limit - _NOTE, _ASK)
 
 
 def _without_long_strings(value: Any, limit: int) -> Any:
