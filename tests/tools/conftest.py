@@ -231,6 +231,16 @@ def running(marker: str) -> list[int]:
     return found
 
 
+def running_in(folder: Path, marker: str) -> list[int]:
+    """Those whose working folder is `folder`: others may run the same program at the same time."""
+    found = []
+    for pid in running(marker):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cwd").samefile(folder):
+                found.append(pid)
+    return found
+
+
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
     """Without root's rights; only where we are root."""

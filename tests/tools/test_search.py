@@ -17,7 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pawand.tools import places
-from tests.tools.conftest import Bench, Hide, MakeBench, needs_bwrap, needs_git, needs_rg, needs_root, reached, running
+from tests.tools.conftest import (
+    Bench,
+    Hide,
+    MakeBench,
+    needs_bwrap,
+    needs_git,
+    needs_rg,
+    needs_root,
+    reached,
+    running_in,
+)
 
 NOTE = "ripgrep is not installed"
 Both = Callable[..., dict[str, Any]]
@@ -416,6 +426,7 @@ def test_required_but_missing_sandbox_stops_ripgrep(make_bench: MakeBench, hide:
 
 
 SLOW = "(a+)+$"
+MATCHER = "Search texts with a regular expression"
 
 
 @pytest.mark.parametrize("pattern", [SLOW, "(a|a)*b", "(?:a{1,60000}){1,60000}$"])
@@ -439,23 +450,22 @@ def test_a_hostile_expression_holds_nobody_and_is_killed(
     assert "the regular expression is too slow" in answer
     assert time.monotonic() - started < 5
     assert beats > 30, "the event loop was held"
-    assert running("Search texts with a regular expression") == []
+    assert running_in(shell_bench.root, MATCHER) == []
 
 
 def test_a_cancelled_search_ends_its_process(shell_bench: Bench, hide: Hide) -> None:
     hide("rg")
     plant(shell_bench.root, {"b.txt": "a" * 60 + "!\n"})
-    marker = "Search texts with a regular expression"
 
     async def search() -> None:
         call = asyncio.create_task(shell_bench.run("grep_search", pattern=SLOW))
-        await reached(lambda: bool(running(marker)))
+        await reached(lambda: bool(running_in(shell_bench.root, MATCHER)))
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
 
     asyncio.run(search())
-    assert running(marker) == []
+    assert running_in(shell_bench.root, MATCHER) == []
 
 
 @pytest.mark.parametrize("pattern", ["a\0b", "\ud800", "(" * 9000, "x" * 20_000, "[" + "a-z" * 2000 + "]"])
