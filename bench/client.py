@@ -21,6 +21,7 @@ from bench.answers import Piece
 from bench.upstream import Plan
 
 TIMEOUT_SECS = 120.0
+AFTER_SECS = 0.2  # for what a follower may be sent after its last event: nothing
 _FIRST = b'"content":"w0-'
 _LAST = b"\r\n0\r\n\r\n"
 
@@ -37,12 +38,16 @@ class Turns(Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Pings(Struct, tag=True, frozen=True, kw_only=True):
-    """GETs of a path one after the other, `pause` seconds between, until `count` were answered or a line comes."""
+    """GETs of a path one after the other, `pause` seconds between, until `count` were answered or a line comes.
+
+    An answer that is a list must have `rows` elements.
+    """
 
     port: int
     path: str
     pause: float = 0.0
     count: int = sys.maxsize
+    rows: int | None = None
 
 
 class Followers(Struct, tag=True, frozen=True, kw_only=True):
@@ -137,6 +142,8 @@ async def _turns(task: Turns) -> Result:
             stream.send(asked)
             await stream.ended
             wholes.append(time.monotonic() - began)
+            if not stream.first:
+                raise answers.WrongAnswerError(f"no first token: {stream.data[:300]!r}")
             firsts.append(stream.first - began)
             done.append(stream.pieces)
 
@@ -170,6 +177,7 @@ async def _followers(task: Followers) -> Result:
     await asyncio.gather(speaker.ended, *(stream.ended for stream in streams))
     result = Result(wall=time.monotonic() - began, cpu=time.process_time() - cpu)
     _say("ended")
+    await asyncio.sleep(AFTER_SECS)
     said = answers.unchunked(speaker.data)
     answers.check(said, task.plan, bare=False)
     for stream in streams:
@@ -181,6 +189,7 @@ async def _followers(task: Followers) -> Result:
 def _pings(task: Pings) -> Result:
     asked = request("GET", task.path)
     wholes: list[float] = []
+    bodies: list[bytes] = []
     told = False
     with socket.create_connection(("127.0.0.1", task.port), TIMEOUT_SECS) as connection:
         _wait_for_go()
@@ -188,24 +197,32 @@ def _pings(task: Pings) -> Result:
         while not told and len(wholes) < task.count:
             began = time.monotonic()
             connection.sendall(asked)
-            _read_answer(connection)
+            bodies.append(_read_answer(connection))
             wholes.append(time.monotonic() - began)
             told = bool(select.select([sys.stdin], [], [], task.pause)[0])
+    cpu = time.process_time() - cpu
     _say("ended")
-    return Result(cpu=time.process_time() - cpu, wholes=wholes)
+    for body in bodies:
+        if task.rows is not None and len(msgspec.json.decode(body, type=list[Any])) != task.rows:
+            raise answers.WrongAnswerError(f"not {task.rows} rows: {body[:300]!r}")
+    return Result(cpu=cpu, wholes=wholes)
 
 
-def _read_answer(connection: socket.socket) -> None:
+def _read_answer(connection: socket.socket) -> bytes:
+    """The body. Raises WrongAnswerError for any status but 200."""
     data = connection.recv(1 << 20)
     head, _, body = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise answers.WrongAnswerError(data[:300].decode("latin-1"))
+    pieces = [body]
     left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) - len(body)
     while left:
         data = connection.recv(1 << 20)
         if not data:
             raise ConnectionError("the server hung up")
+        pieces.append(data)
         left -= len(data)
+    return b"".join(pieces)
 
 
 def _wait_for_go() -> None:

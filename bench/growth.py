@@ -1,7 +1,7 @@
 """How costs grow: with the session, its followers, the sessions on disk, the turns at once.
 
-None may grow faster than what is sent. Each row's limit is the cost of the row before times that, with a margin for
-the machine's own unevenness.
+None may grow faster than what is sent. Each row's limit is the cost of the first row times that, with a margin for the
+machine's own unevenness.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def session_length(rig: Rig, runs: int) -> list[Figure]:
     each = 5
     costs, firsts, holds = [], [], []
     for messages in MESSAGES:
-        with rig.home() as home:
-            ids = stock.store(home, runs + 1, messages, prefix="long")
-            with rig.daemon(home) as daemon:
-                tasks = [Turns(port=daemon.port, plan=SHORT, each=each, sessions=[id]) for id in ids]
-                measured = [measure(daemon, task) for task in tasks][1:]
-                costs.append(milliseconds([one.cpu / each for one in measured]))
-                firsts.append(milliseconds([median(one.result.firsts) for one in measured]))
-                holds.append(hold(daemon))
+        home = rig.home()
+        ids = stock.store(home, runs + 1, messages, prefix="long")
+        with rig.daemon(home) as daemon:
+            tasks = [Turns(port=daemon.port, plan=SHORT, each=each, sessions=[id]) for id in ids]
+            measured = [measure(daemon, task) for task in tasks][1:]
+            costs.append(milliseconds([one.cpu / each for one in measured]))
+            firsts.append(milliseconds([median(one.result.firsts) for one in measured]))
+            holds.append(hold(daemon))
     sent = [REQUEST_BYTES + messages * MESSAGE_BYTES for messages in MESSAGES]
     names = [f"20-token turn after {messages:,} messages, " for messages in MESSAGES]
     cpu = _grown([f"{name}CPU" for name in names], "ms", costs, sent)
@@ -64,36 +64,39 @@ def saving(rig: Rig, runs: int) -> list[Figure]:
             sizes.append((Path(folder) / "saved.json").stat().st_size)
     figures = _grown([f"save of {messages:,} messages" for messages in SAVED], "ms", times, sizes)
     slow = next((size for size, of in zip(sizes, times, strict=True) if median(of) > SLOW_SAVE_MS), None)
-    verdict = "none of these takes over" if slow is None else f"{slow / 1024:,.0f} KiB is the first of these over"
+    verdict = "none of these takes over" if slow is None else f"{slow / 1000:,.0f} KB is the first of these over"
     return [*figures[:-1], _noted(figures[-1], f"{verdict} {SLOW_SAVE_MS:g} ms")]
 
 
 def followers(rig: Rig, runs: int) -> list[Figure]:
     """CPU of a 500-token turn that others follow."""
     counts = (1, 100, 1000)
-    with rig.home() as home:
-        (session,) = stock.store(home, 1, 0, prefix="followed")
-        with rig.daemon(home) as daemon:
-            costs = []
-            for count in counts:
-                task = Followers(port=daemon.port, plan=LONG, session=session, count=count)
-                costs.append([measure(daemon, task).cpu for _ in range(runs)])
-            names = [f"500-token turn with {count:,} followers, CPU" for count in counts]
-            return [*_grown(names, "s", costs, [1 + count for count in counts]), hold(daemon)]
+    home = rig.home()
+    (session,) = stock.store(home, 1, 0, prefix="followed")
+    with rig.daemon(home) as daemon:
+        costs = []
+        for count in counts:
+            task = Followers(port=daemon.port, plan=LONG, session=session, count=count)
+            measured = [measure(daemon, task) for _ in range(runs + 1)][1:]
+            costs.append([one.cpu for one in measured])
+        names = [f"500-token turn with {count:,} followers, CPU" for count in counts]
+        return [*_grown(names, "s", costs, [1 + count for count in counts]), hold(daemon)]
 
 
 def stored_sessions(rig: Rig, runs: int) -> list[Figure]:
     """A 20-token turn beside many sessions on disk."""
     each, counts = 20, (10, 10_000)
-    costs = []
+    costs, holds = [], []
     for count in counts:
-        with rig.home() as home:
-            stock.store(home, count, 4, prefix="stored")
-            with rig.daemon(home) as daemon:
-                task = Turns(port=daemon.port, plan=SHORT, each=each)
-                measured = [measure(daemon, task) for _ in range(runs + 1)][1:]
-                costs.append(milliseconds([one.cpu / each for one in measured]))
-    return _grown([f"20-token turn beside {count:,} sessions, CPU" for count in counts], "ms", costs, [1, 1])
+        home = rig.home()
+        stock.store(home, count, 4, prefix="stored")
+        with rig.daemon(home) as daemon:
+            task = Turns(port=daemon.port, plan=SHORT, each=each)
+            measured = [measure(daemon, task) for _ in range(runs + 1)][1:]
+            costs.append(milliseconds([one.cpu / each for one in measured]))
+            holds.append(hold(daemon))
+    figures = _grown([f"20-token turn beside {count:,} sessions, CPU" for count in counts], "ms", costs, [1, 1])
+    return [figure for row in zip(figures, holds, strict=True) for figure in row]
 
 
 def parallel_turns(rig: Rig, runs: int) -> list[Figure]:
@@ -111,11 +114,12 @@ def parallel_turns(rig: Rig, runs: int) -> list[Figure]:
 
 def _grown(names: list[str], unit: str, costs: list[list[float]], sent: list[int]) -> list[Figure]:
     """A figure for each size; `sent` is how much goes out, in any unit."""
-    figures = [Figure(name=names[0], unit=unit, values=costs[0])]
-    for name, values, size, smaller in zip(names[1:], costs[1:], sent[1:], sent, strict=False):
-        before, times = figures[-1].median, size / smaller
-        note = f"× {median(values) / before:.2g} for × {times:.2g} sent"
-        figures.append(Figure(name=name, unit=unit, values=values, goal=before * times * MARGIN, note=note))
+    first = Figure(name=names[0], unit=unit, values=costs[0])
+    figures = [first]
+    for name, values, size in zip(names[1:], costs[1:], sent[1:], strict=True):
+        times = size / sent[0]
+        note = f"× {median(values) / first.median:.2g} for × {times:.2g} sent"
+        figures.append(Figure(name=name, unit=unit, values=values, goal=first.median * times * MARGIN, note=note))
     return figures
 
 

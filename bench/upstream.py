@@ -78,7 +78,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._may_write = True
-        self._left: Iterator[bytes] = iter(())
+        self._events: Iterator[bytes] = iter(())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -99,26 +99,27 @@ class _Connection(asyncio.Protocol):
         if plan.whole:
             self._transport.write(b"".join(_encoded(plan.tokens)))
         elif plan.rate:
-            self._left = _stamped(plan.tokens)
             interval = 1 / plan.rate
-            self._pace(self._loop.time() + random.random() * interval, interval)  # noqa: S311 - not all in step
+            due = self._loop.time() + random.random() * interval  # noqa: S311 - not all in step
+            self._pace(_stamped(plan.tokens), due, interval)
         else:
-            self._left = iter(_encoded(plan.tokens))
+            self._events = iter(_encoded(plan.tokens))
             self._next()
 
     def _next(self) -> None:
         if not self._may_write:
             return
-        event = next(self._left, None)
+        event = next(self._events, None)
         if event is not None and not self._transport.is_closing():
             self._transport.write(event)
             self._loop.call_soon(self._next)
 
-    def _pace(self, due: float, interval: float) -> None:
-        event = next(self._left, None)
+    def _pace(self, events: Iterator[bytes], due: float, interval: float) -> None:
+        """One event at each time that is due, whether the last one was taken or not."""
+        event = next(events, None)
         if event is not None and not self._transport.is_closing():
             self._transport.write(event)
-            self._loop.call_at(due + interval, self._pace, due + interval, interval)
+            self._loop.call_at(due + interval, self._pace, events, due + interval, interval)
 
     def pause_writing(self) -> None:
         self._may_write = False

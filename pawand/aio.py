@@ -27,15 +27,12 @@ async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
     return task.result()
 
 
-class Worker:
-    """A thread of its own for work that blocks, one piece after the other in the order in which they came.
+class Workers:
+    """Threads of their own for work that blocks, begun in the order in which it came: what fills up the threads that
+    everybody shares does not delay it."""
 
-    Several threads that make many calls of the system would all wait for the interpreter, and take it from the event
-    loop wherever that makes such a call itself.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+    def __init__(self, name: str, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def do(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """As `asyncio.to_thread`."""

@@ -11,13 +11,13 @@ import time
 from bisect import bisect_left
 from collections import deque
 
-SLICE_SECS = 0.0005
-MAX_EVENTS = 16
+SLICE_SECS = 0.000125
+MAX_EVENTS = 8
 HOLD_SECS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class Pace:
-    """Keeps the passes of the event loop short, however many streams have work at the same time.
+    """Keeps the passes of one event loop short, however many streams have work at the same time.
 
     All that pass on what comes in share one. After a slice of their work in a pass the loop looks at everybody else;
     they go on in the order in which they came, as many in each pass as fit into a slice.

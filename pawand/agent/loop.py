@@ -68,19 +68,14 @@ class Agent:
         self._compactor = Compactor(settings.max_context_tokens, self._completions)
         self._calls = Calls(permissions, settings.permission_timeout_secs, self._spawn)
 
-    def instructions(self, context: ToolContext) -> str:
-        """What the model is told before the conversation. Blocks."""
-        settings = self._settings
-        if settings.tiny:
-            return settings.system_prompt or prompt.TINY
-        return prompt.build(context.workspace, settings.system_prompt or prompt.CODING, self._equipment.skills)
-
     async def run(
-        self, session: Session, instructions: str, context: ToolContext, approvals: Approvals, emit: Sink, save: Save
+        self, session: Session, context: ToolContext, approvals: Approvals, emit: Sink, save: Save
     ) -> Finished:
         """Answer the session's last user message with its model. Raises TurnError; `save` is awaited after each
         iteration."""
-        tools, recalled = await asyncio.gather(self._tools(), self._recall(session))
+        tools, recalled, instructions = await asyncio.gather(
+            self._tools(), self._recall(session), asyncio.to_thread(self._instructions, context)
+        )
         targets = self._targets(session.model)
         run = Run(session, targets, tools, context, approvals, emit, self._settings.max_iterations)
         run.system = "\n\n".join(filter(None, (instructions, recalled)))
@@ -136,6 +131,13 @@ class Agent:
         return run.clip_results()
 
     # --- what a run begins with -------------------------------------------------------------------
+
+    def _instructions(self, context: ToolContext) -> str:
+        """What the model is told before the conversation. Blocks."""
+        settings = self._settings
+        if settings.tiny:
+            return settings.system_prompt or prompt.TINY
+        return prompt.build(context.workspace, settings.system_prompt or prompt.CODING, self._equipment.skills)
 
     def _targets(self, model: str) -> list[Target]:
         equipment = self._equipment

@@ -11,7 +11,7 @@ from msgspec import Struct
 from pawand import config, paths
 from pawand.agent.loop import Agent, AgentSettings, Equipment
 from pawand.agent.permissions import Permissions
-from pawand.aio import Worker
+from pawand.aio import Workers
 from pawand.config import Config
 from pawand.daemon import system
 from pawand.daemon.outside import Outside, cloud_targets, connect
@@ -65,6 +65,7 @@ TOOLS = [
     agents.TASK,
 ]
 """In the order in which the model is told of them."""
+SAVES_AT_ONCE = 4
 FIXED = (
     "discovery.groups",
     "discovery.mdns",
@@ -87,7 +88,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     workspace: Workspace
     sandbox: Sandbox
     store: SessionStore
-    files: Worker
+    files: Workers
     skills: Skills
     directory: Directory
     metrics: Metrics
@@ -171,7 +172,7 @@ def assemble(plan: Plan, store: SessionStore, *, beyond_loopback: bool = False) 
         workspace=workspace,
         sandbox=sandbox,
         store=store,
-        files=Worker("sessions"),
+        files=Workers("sessions", SAVES_AT_ONCE),
         skills=Skills(plan.skills),
         directory=Directory(plan.agent_id, AegisFile(plan.aegis_files), plan.config.peers),
         metrics=Metrics(tool.name for tool in TOOLS),

@@ -23,11 +23,11 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     thinking: bool = True
 
 
-class Text(Struct, frozen=True):
+class Text(Struct, frozen=True, gc=False):
     text: str
 
 
-class Reasoning(Struct, frozen=True):
+class Reasoning(Struct, frozen=True, gc=False):
     text: str
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -16,15 +18,19 @@ _encode = msgspec.json.Encoder().encode
 class EventLog:
     """Frames numbered from 1 under one `epoch`; the oldest leave when the ring is full.
 
-    Not thread-safe: everything happens on the event loop.
+    They lie in one buffer: a list of them would be walked through by every collection of garbage. Not thread-safe:
+    everything happens on the event loop.
     """
 
     def __init__(self, ring_bytes: int) -> None:
         self.epoch = secrets.token_hex(6)
         self._id = b"id: %b-" % self.epoch.encode()
         self._ring_bytes = ring_bytes
-        self._frames: list[bytes] = []
-        self._size = 0
+        self._frames = bytearray()
+        self._ends = array("q")
+        """Where each frame ends, counted from the log's beginning."""
+        self._gone = 0
+        """How many bytes have left."""
         self._first = 1
         self._cursors: set[Cursor] = set()
         self._waiting: set[Cursor] = set()
@@ -34,7 +40,7 @@ class EventLog:
     @property
     def last(self) -> int:
         """The number of the newest frame; 0 before the first."""
-        return self._first + len(self._frames) - 1
+        return self._first + len(self._ends) - 1
 
     @property
     def followers(self) -> int:
@@ -54,9 +60,12 @@ class EventLog:
         frames = [self.frame(event, number) for number, event in enumerate(events, self.last + 1)]
         joined = b"".join(frames)
         keep(joined)
-        self._frames += frames
-        self._size += len(joined)
-        if self._size > self._ring_bytes and len(self._frames) > 1:
+        end = self._gone + len(self._frames)
+        for frame in frames:
+            end += len(frame)
+            self._ends.append(end)
+        self._frames += joined
+        if len(self._frames) > self._ring_bytes and len(self._ends) > 1:
             self._evict()
         self.wake()
 
@@ -103,8 +112,7 @@ class EventLog:
         """The frames from `position` on, joined, and the number after them."""
         after = (self.last if end is None else min(self.last, end)) + 1
         if self._taken[:2] != (position, after):  # most readers are where the last one was
-            joined = b"".join(self._frames[position - self._first : after - self._first])
-            self._taken = position, after, joined
+            self._taken = position, after, bytes(self._frames[self._start(position) : self._start(after)])
         return self._taken[2], after
 
     def wake_later(self, cursor: Cursor) -> None:
@@ -117,12 +125,18 @@ class EventLog:
         if not self._cursors:
             self._taken = 0, 0, b""
 
+    def _start(self, number: int) -> int:
+        """Where in the buffer a frame begins, or the next one will."""
+        at = number - self._first
+        return self._ends[at - 1] - self._gone if at else 0
+
     def _evict(self) -> None:
-        count = 0
-        while self._size > self._ring_bytes and count < len(self._frames) - 1:
-            self._size -= len(self._frames[count])
-            count += 1
-        del self._frames[:count]
+        """Let the oldest go until the others fit; the newest stays, whatever its size."""
+        oldest_end = self._ends[-1] - self._ring_bytes
+        count = min(bisect_left(self._ends, oldest_end) + 1, len(self._ends) - 1)
+        gone = self._ends[count - 1]
+        del self._frames[: gone - self._gone], self._ends[:count]
+        self._gone = gone
         self._first += count
         for cursor in [c for c in self._cursors if c.position < self._first]:
             cursor.lose()

@@ -18,7 +18,7 @@ from pawand import wire
 from pawand.agent.approvals import Approvals
 from pawand.agent.loop import Agent
 from pawand.agent.run import Finished, Item
-from pawand.aio import Worker, uninterrupted
+from pawand.aio import Workers, uninterrupted
 from pawand.config import Limits
 from pawand.errors import (
     CancelledTurnError,
@@ -50,8 +50,8 @@ class Bench(Struct, frozen=True, kw_only=True):
     agent: Agent
     provider: Provider
     store: SessionStore
-    files: Worker
-    """Reads and writes the sessions of all turns."""
+    files: Workers
+    """For what turns read and write of their sessions: what else needs a thread may take long, or hang."""
     metrics: Metrics
     redactor: Redactor
     pace: Pace
@@ -144,8 +144,8 @@ class Turn:
         error: PawandError | None = None
         try:
             async with asyncio.timeout(bench.timeout_secs):
-                session, instructions = await self._begin(bench, context)
-                finished = await self._work(bench, session, instructions, context, approvals)
+                session = await self._begin(bench)
+                finished = await self._work(bench, session, context, approvals)
                 await self._settle(bench, session)
                 await bench.pace.breathe()
             self._succeed(bench, finished)
@@ -174,15 +174,12 @@ class Turn:
         self._session = self._message = None  # whoever keeps the turn for its outcome keeps no more
         self._ended.set()
 
-    async def _begin(self, bench: Bench, context: ToolContext | None = None) -> tuple[Session, str]:
-        """Load or make the session, put the user's message on disk, and announce the turn.
-
-        With a `context` the agent's instructions come with the session: one thread reads all that a turn begins with.
-        """
+    async def _begin(self, bench: Bench) -> Session:
+        """Load or make the session, put the user's message on disk, and announce the turn."""
         message = self._message
         assert message is not None
 
-        def store_message() -> tuple[Session, str]:
+        def store_message() -> Session:
             session = bench.store.load_or_none(self.session_id)
             if session is None and self._written is not None:
                 raise NotFoundError(f"session {self.session_id} was deleted while the message waited")
@@ -194,27 +191,25 @@ class Turn:
             self._session = session
             self._forget_file()
             self._journal = bench.store.open_journal(session)
-            return session, "" if context is None else bench.agent.instructions(context)
+            return session
 
-        session, instructions = await uninterrupted(bench.files.do(store_message))
+        session = await uninterrupted(bench.files.do(store_message))
         await bench.pace.breathe()
         self._start(session.model)
-        return session, instructions
+        return session
 
     def _forget_file(self) -> None:
         if self._written is not None:
             with suppress(OSError):
                 self._written.unlink()
 
-    async def _work(
-        self, bench: Bench, session: Session, instructions: str, context: ToolContext, approvals: Approvals
-    ) -> Finished:
+    async def _work(self, bench: Bench, session: Session, context: ToolContext, approvals: Approvals) -> Finished:
         async def save() -> None:
             # A cancelled turn waits for its save: two saves of a session must never overlap.
             await uninterrupted(bench.files.do(bench.store.save, session))
 
         emit = functools.partial(self._emit, bench.metrics)
-        finished = await bench.agent.run(session, instructions, context, approvals, emit, save)
+        finished = await bench.agent.run(session, context, approvals, emit, save)
         session.set_model(finished.model)
         return finished
 

@@ -25,7 +25,7 @@ from mcp_types import (
 )
 
 from pawand import __version__, config
-from pawand.aio import Worker
+from pawand.aio import Workers
 from pawand.errors import ToolError
 from pawand.tools.mcp import results, schemas, transport
 from pawand.tools.mcp.schemas import Listed
@@ -46,7 +46,7 @@ class Connection:
     `checks` is where schemas are checked.
     """
 
-    def __init__(self, name: str, settings: config.Mcp, sandbox: Sandbox, checks: Worker) -> None:
+    def __init__(self, name: str, settings: config.Mcp, sandbox: Sandbox, checks: Workers) -> None:
         self._name = name
         self._settings = settings
         self._sandbox = sandbox

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pawand import config
-from pawand.aio import Worker
+from pawand.aio import Workers
 from pawand.errors import ToolError
 from pawand.redact import Redactor
 from pawand.tools import output
@@ -80,7 +80,7 @@ class McpServers:
         await asyncio.gather(*(server.aclose() for server in self._servers if server not in kept))
 
 
-def _load() -> Callable[[str, config.Mcp, Sandbox, Worker], Connection]:
+def _load() -> Callable[[str, config.Mcp, Sandbox, Workers], Connection]:
     """Import the SDK (0.8 s; it blocks) and tell its loggers that what they report is reported by us."""
     from pawand.tools.mcp.connection import Connection
 
@@ -114,7 +114,7 @@ class _Server:
         self._redactor = redactor
         # A check goes on when it is given up. So this server has one thread for all its connections, the next check
         # waits for the last, and those that read and save files stay free.
-        self._checks = Worker(f"mcp-{name}")
+        self._checks = Workers(f"mcp-{name}", 1)
         self._connection: Connection | None = None
         self._owner: asyncio.Task[None] | None = None
         self._failures = 0
