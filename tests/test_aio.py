@@ -1,14 +1,15 @@
-"""What asyncio leaves to its users: a time limit for many short waits."""
+"""What asyncio leaves to its users: a time limit for many short waits, threads for one kind of work."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from pawand.aio import Watchdog
+from pawand.aio import Watchdog, Workers
 
 
 def run(test: Callable[[], Awaitable[Any]]) -> None:
@@ -118,3 +119,47 @@ def test_who_is_cancelled_in_the_moment_of_the_bark_is_cancelled() -> None:
 
     for _ in range(20):
         run(test)
+
+
+# --- Workers --------------------------------------------------------------------------------------
+
+
+def test_so_many_work_at_once_and_no_more() -> None:
+    async def test() -> None:
+        workers = Workers("test", 2)
+        together = threading.Barrier(2)
+        at_work: list[int] = []
+
+        def meet(number: int) -> int:
+            at_work.append(number)
+            together.wait(5)
+            return number
+
+        tasks = [asyncio.create_task(workers.do(meet, number)) for number in range(6)]
+        assert await asyncio.gather(*tasks) == list(range(6))
+        assert [set(at_work[pair : pair + 2]) for pair in (0, 2, 4)] == [{0, 1}, {2, 3}, {4, 5}]
+        workers.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("give_up", [False, True])
+def test_what_waits_at_the_end_is_done_unless_it_is_given_up(*, give_up: bool) -> None:
+    async def test() -> None:
+        workers = Workers("test", 1)
+        gate = threading.Event()
+        running = asyncio.create_task(workers.do(gate.wait, 5))
+        waiting = asyncio.create_task(workers.do(lambda: "done"))
+        await asyncio.sleep(0.01)
+        workers.close(give_up=give_up)
+        gate.set()
+        assert await running
+        if give_up:
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        else:
+            assert await waiting == "done"
+        with pytest.raises(RuntimeError):
+            await workers.do(lambda: None)
+
+    run(test)

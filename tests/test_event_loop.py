@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import pytest
 
 from pawand.event_loop import HOLD_SECS, MAX_EVENTS, SLICE_SECS, HoldWatch, Pace
 
@@ -48,26 +51,33 @@ def test_who_holds_the_loop_is_seen() -> None:
     assert watch.total >= watch.longest
 
 
-def test_a_thread_that_holds_the_interpreter_is_seen_though_the_loop_sleeps() -> None:
-    numbers = [number * 7919 % 1_000_003 for number in range(1_500_000)]
+@pytest.mark.parametrize("event", [False, True], ids=["nothing to do", "an event"])
+def test_a_thread_that_holds_the_interpreter_is_seen_though_the_loop_sleeps(*, event: bool) -> None:
+    ours, theirs = os.pipe()
     took = 0.0
 
     def hold() -> None:
         nonlocal took
+        time.sleep(0.02)  # until the loop sleeps
         began = time.perf_counter()
-        numbers.sort()
+        sum(range(50_000_000))  # in C, which gives the interpreter to nobody
         took = time.perf_counter() - began
 
     async def test(_: HoldWatch) -> None:
+        loop = asyncio.get_running_loop()
+        if event:
+            loop.add_reader(ours, loop.remove_reader, ours)
         thread = threading.Thread(target=hold)
         thread.start()
-        for _tick in range(20):
-            await asyncio.sleep(0.005)  # a timer is what it is seen by
-        thread.join()
+        await asyncio.sleep(0.1)  # a timer is what it is seen by
+        await asyncio.to_thread(thread.join)
 
-    watch = run(test)
-    assert took > 0.05
-    assert watch.longest > took / 2
+    with subprocess.Popen(["sleep", "0.1"], stdout=theirs):  # its end is the event
+        os.close(theirs)
+        watch = run(test)
+    os.close(ours)
+    assert took > 0.3
+    assert watch.longest > took / 3
 
 
 def test_sleep_is_no_hold() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pawand.errors import ProviderError
 from pawand.event_loop import Pace
-from pawand.providers import answer
+from pawand.providers import answer, openai_chat
 from pawand.providers.base import CompletionRequest, Finish, Item, Reasoning, Text
 from pawand.providers.openai_chat import OpenAIChat
 from pawand.redact import Redactor
@@ -414,6 +414,22 @@ def test_a_stall_is_an_error_that_keep_alives_do_not_hide(upstream: OpenAIServer
     with pytest.raises(ProviderError, match="went silent") as caught:
         ask(upstream.url, first=0.5, stall=0.5)
     assert caught.value.retriable
+    assert upstream.hung_up.wait(5)
+
+
+def test_patience_for_the_first_event_is_none_for_those_that_follow(upstream: OpenAIServer) -> None:
+    upstream.script = [Reply([chunk({"content": "x"}), 30.0])]
+    with pytest.raises(ProviderError, match="went silent"):
+        ask(upstream.url, first=300, stall=0.3)
+    assert upstream.hung_up.wait(5)
+
+
+def test_a_server_that_keeps_the_connection_after_the_last_word_keeps_nobody(
+    upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_chat, "LINGER_SECS", 0.3)
+    upstream.script = [Reply([chunk({"content": "x"}), chunk({}, "stop"), 30.0])]
+    assert ask(upstream.url, first=300, stall=300) == [Text("x"), Finish(reason="stop", tool_calls=[], usage=None)]
     assert upstream.hung_up.wait(5)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,43 @@ async def test_a_turn_that_waits_for_a_place_can_be_cancelled(
     assert (await second).code == 409
     await fetch("/sessions/one/cancel", body=b"")
     await first
+
+
+@pytest.mark.gen_test
+async def test_what_takes_up_the_common_threads_stops_no_turn_that_runs(
+    http_server: HTTPServer, http_port: int, upstream: OpenAIServer, state: Path
+) -> None:
+    """A workspace on a server that is gone, say: turns that begin wait for it, those that run end and can be ended."""
+
+    async def post(path: str, content: bytes = b"") -> dict[str, Any]:  # without a thread to look up the address
+        reader, writer = await asyncio.open_connection("127.0.0.1", http_port)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        answer = await reader.read()
+        writer.close()
+        return dict(json.loads(answer.partition(b"\r\n\r\n")[2]))
+
+    upstream.script = [fake.text("a", "b", pause=0.2), fake.text("never", pause=60), fake.text("late")]
+    ends = asyncio.create_task(post("/chat", body(session_id="ends")))
+    await until(lambda: len(upstream.requests) == 1, "the first asks")
+    is_cancelled = asyncio.create_task(post("/chat", body(session_id="cancelled")))
+    await until(lambda: len(upstream.requests) == 2, "the second asks")
+    back = threading.Event()
+    hung = [asyncio.get_running_loop().run_in_executor(None, back.wait, 20) for _ in range(100)]
+    try:
+        begins = asyncio.create_task(post("/chat", body(session_id="begins")))
+        assert (await ends)["content"] == "ab"
+        assert await post("/sessions/cancelled/cancel") == {"cancelled": True}
+        assert (await is_cancelled)["code"] == "cancelled"
+        await until((state / "sessions" / "begins.json").exists, "the message is stored")
+        for id, said in (("ends", ["ab"]), ("cancelled", []), ("begins", [])):
+            messages = json.loads((state / "sessions" / f"{id}.json").read_bytes())["messages"]
+            assert [message["content"] for message in messages] == ["hello", *said]
+        assert len(upstream.requests) == 2
+    finally:
+        back.set()
+    assert (await begins)["content"] == "late"
+    await asyncio.gather(*hung)
 
 
 # --- on_disconnect --------------------------------------------------------------------------------
