@@ -202,21 +202,23 @@ def command(rig: Rig, runs: int) -> list[Figure]:
 
 def followers(rig: Rig, runs: int) -> list[Figure]:
     """1,000 open event streams on one session, and a turn of 500 tokens."""
-    count = 1000
+    few, many = 100, 1000
     walls, memory, holds = [], [], []
     for _ in range(runs):
         home = rig.home()
         (session,) = stock.store(home, 1, 0, prefix="followed")
         with rig.daemon(home) as daemon:
-            measure(daemon, Followers(port=daemon.port, plan=LONG, session=session, count=1))
-            before = daemon.resident
-            daemon.forget_peak()
-            walls.append(run(Followers(port=daemon.port, plan=LONG, session=session, count=count)).wall)
-            memory.append((daemon.resident_peak - before) / count / KB)
+            peaks = []
+            for count in (few, many):
+                daemon.forget_peak()
+                wall = run(Followers(port=daemon.port, plan=LONG, session=session, count=count)).wall
+                peaks.append(daemon.resident_peak)
+            walls.append(wall)
+            memory.append((peaks[1] - peaks[0]) / (many - few) / KB)
             holds.append(daemon.longest_hold)
     return [
         Figure(name="1,000 followers of 500 tokens: all have all", unit="s", values=walls),
-        Figure(name="… memory of each", unit="KB", values=memory, goal=20),
+        Figure(name="… memory of each, from 100 to 1,000 of them", unit="KB", values=memory, goal=20),
         _held(holds),
     ]
 

@@ -1,6 +1,6 @@
 """How costs grow: with the session, its followers, the sessions on disk, the turns at once.
 
-None may grow faster than what is sent. Each row's limit is the cost of the first row times that, with a margin for the
+None may grow faster than what is sent: neither from the row before nor from the first. There is a margin for the
 machine's own unevenness.
 """
 
@@ -114,12 +114,11 @@ def parallel_turns(rig: Rig, runs: int) -> list[Figure]:
 
 def _grown(names: list[str], unit: str, costs: list[list[float]], sent: list[int]) -> list[Figure]:
     """A figure for each size; `sent` is how much goes out, in any unit."""
-    first = Figure(name=names[0], unit=unit, values=costs[0])
-    figures = [first]
+    figures = [Figure(name=names[0], unit=unit, values=costs[0])]
     for name, values, size in zip(names[1:], costs[1:], sent[1:], strict=True):
-        times = size / sent[0]
-        note = f"× {median(values) / first.median:.2g} for × {times:.2g} sent"
-        figures.append(Figure(name=name, unit=unit, values=values, goal=first.median * times * MARGIN, note=note))
+        linear = [figure.median * size / smaller for figure, smaller in zip(figures, sent, strict=False)]
+        note = f"× {median(values) / figures[-1].median:.2g} for × {size / sent[len(figures) - 1]:.2g} sent"
+        figures.append(Figure(name=name, unit=unit, values=values, goal=min(linear) * MARGIN, note=note))
     return figures
 
 

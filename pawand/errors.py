@@ -15,6 +15,10 @@ class PawandError(Exception):
     def message(self) -> str:
         return str(self)
 
+    def forget_past(self) -> None:
+        """Let go of all that it was raised through: for one that is kept, and when it has been dealt with."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
 
 class ConfigError(PawandError):
     """A setting, flag or start condition is wrong; the process exits 2."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import aclosing
+from io import StringIO
 from typing import Any
 
 from msgspec import Struct
@@ -30,18 +31,25 @@ Messages = Callable[[Target], list[dict[str, Any]]]
 
 
 class Answer:
-    """What has come so far."""
+    """What has come so far. A list of its pieces would be walked through by every collection of garbage."""
 
     def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.thoughts: list[str] = []
+        self.blank = ""
+        """What an answer before, that was empty, showed nevertheless."""
+        self.said = StringIO()
+        self.thoughts = StringIO()
         self.tool_calls: list[ToolCall] = []
         self.finish_reason = "stop"
         self.usage: wire.Usage | None = None
 
     @property
     def text(self) -> str:
-        return "".join(self.pieces)
+        return self.blank + self.said.getvalue()
+
+    @property
+    def seen(self) -> bool:
+        """Whether any of it was."""
+        return self.said.tell() > 0
 
     @property
     def empty(self) -> bool:
@@ -81,11 +89,11 @@ class Completions:
                     run.session.append(Message(role="assistant", content=answer.text, interrupted=True))
                 raise
             run.count(answer.usage)
-            answer.pieces.insert(0, blank)
+            answer.blank = blank
             blank = answer.text
             if not answer.empty:
                 message = Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls)
-                run.add(message, "".join(answer.thoughts))
+                run.add(message, answer.thoughts.getvalue())
             if not answer.empty or run.wraps_up:
                 return answer
         if answer.finish_reason == "length":
@@ -103,16 +111,16 @@ class Completions:
                 tool_choice="none" if run.wraps_up and with_tools else None,
                 thinking=run.thinks,
             )
-            answer.thoughts.clear()
+            answer.thoughts = StringIO()
             try:
                 await self._attempt(run, answer, request, emit)
                 return
             except _ThinksTooLongError as error:
                 run.thinks, delay, reason = False, 0.0, error.message
             except ProviderError as error:
-                if answer.pieces:
+                if answer.seen:
                     error.context_length = False  # a part of the answer was seen, so it cannot be asked for anew
-                if answer.pieces or error.context_length:
+                if answer.seen or error.context_length:
                     raise
                 attempt += 1
                 delay, reason = 0.0, error.message
@@ -132,12 +140,12 @@ class Completions:
 
         def say(text: str) -> None:
             if text:
-                answer.pieces.append(text)
+                answer.said.write(text)
                 events.append(wire.Token(content=text, iteration=run.iterations))
 
         def think(text: str) -> None:
             if text:
-                answer.thoughts.append(text)
+                answer.thoughts.write(text)
                 events.append(wire.Thinking(content=text, iteration=run.iterations))
 
         def tell() -> None:

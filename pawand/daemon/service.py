@@ -36,6 +36,8 @@ CLOSE_SECS = 5.0
 PUBLISH_SECS = 5.0
 TICK_SECS = 0.02
 IDLE_TICK_SECS = 1.0
+FULL_COLLECTION_EVERY = 100
+"""So many collections of what is not new any more; Python's own number is 10."""
 
 
 def serve(plan: Plan) -> None:
@@ -262,7 +264,10 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
         parts.services.metrics.note_failure(error)
     await parts.services.directory.peers()
     await parts.outside.provider.warm()
-    gc.freeze()  # what is there now stays: a collection that looked at it again would hold the loop
+    # A full collection holds the loop. What is there now stays, and neither turns nor followers leave cycles behind.
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, FULL_COLLECTION_EVERY)
 
 
 async def _speak_mdns(parts: Parts, sockets: list[socket.socket]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from io import StringIO
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -41,7 +42,7 @@ class Markup:
         self.calls: list[ToolCall] = []
         self._call_texts: list[str] = []
         self._code = CodeText()
-        self._unread: list[str] = []  # text given out that `_code` has not seen: most answers need it never
+        self._unread = StringIO()  # text given out that `_code` has not seen: most answers need it never
         self._began = False
         self._talks = False  # a `<think>` was given out as text, so the next `</think>` belongs to it
         self._pieces = Pieces()
@@ -53,7 +54,7 @@ class Markup:
     def feed(self, text: str) -> list[Part]:
         if self._plain is not None and "<" not in text and "[" not in text:
             if self._plain is Text:
-                self._unread.append(text)
+                self._unread.write(text)
             return [self._plain(text)] if text else []
         self._pieces.add(text)
         next(self._machine)
@@ -78,7 +79,7 @@ class Markup:
         if text:
             self._parts.append((kind, text))
             if kind is Text:
-                self._unread.append(text)
+                self._unread.write(text)
 
     def _give_up_to(self, kind: type[Part], end: int) -> None:
         self._give(kind, self._pieces.text[self._pieces.at : end])
@@ -88,8 +89,8 @@ class Markup:
 
     def _read(self) -> Reader[None]:
         while marker := (yield from self._next(Text, _MARKER)):
-            self._code.read("".join(self._unread))
-            self._unread.clear()
+            self._code.read(self._unread.getvalue())
+            self._unread = StringIO()
             self._began = self._began or not self._code.blank
             counts = not self._code.inside
             if counts and marker["think"] and not marker["slash"] and self._code.fresh:

@@ -152,11 +152,13 @@ class Cursor:
         self.position = position
         self.lost = False
 
+    def ready(self, end: int | None = None) -> bool:
+        """Whether there is something to take."""
+        return not self.lost and self.position <= (self._log.last if end is None else min(self._log.last, end))
+
     def take(self, end: int | None = None) -> bytes:
         """All frames that are ready, joined; those after number `end` are left. Empty when there are none."""
-        if self.lost:
-            return b""
-        if self.position > self._log.last or (end is not None and self.position > end):
+        if not self.ready(end):
             return b""
         frames, self.position = self._log.take(self.position, end)
         return frames

@@ -272,6 +272,7 @@ class Turn:
         self._append_failure(bench, error, self._session.model if self._session else bench.default_model)
 
     def _append_failure(self, bench: Bench, error: PawandError, model: str) -> None:
+        error.forget_past()
         self.error = error
         bench.metrics.note_failure(error)
         if self.first is None:

@@ -243,6 +243,7 @@ class BaseHandler(RequestHandler):
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if isinstance(error, PawandError):
             status_code = STATUSES.get(error.code, 500)
+            error.forget_past()
         super().send_error(status_code, **kwargs)
 
     def clear(self) -> None:

@@ -109,8 +109,8 @@ class EventsHandler(OneSessionHandler, StreamHandler):
 
     async def get(self, id: str) -> None:
         turns = self.services.turns
-        await self.pace.breathe()
         await self.check_exists(id)
+        await self.pace.breathe()
         if turns.stopping:
             # An EventSource takes any answer but 200 for final; a broken connection makes it come back.
             self.close_connection()

@@ -56,14 +56,13 @@ class StreamHandler(BaseHandler):
         silence = Watchdog(self._keep_alive_secs)
         try:
             while not cursor.ended:
-                await self.pace.breathe()
-                frames = cursor.take(end())
-                if frames:
-                    self.write(frames)
+                last = end()
+                if cursor.ready(last):
+                    await self.pace.breathe()
+                    self.write(cursor.take(end()))
                     await self.flush()
                     silence.feed(self._keep_alive_secs)
                     continue
-                last = end()
                 if last is not None and cursor.position > last:
                     return
                 try:
@@ -77,6 +76,7 @@ class StreamHandler(BaseHandler):
         finally:
             silence.close()
             cursor.close()
+            self._cursor = None  # each has the other
 
     def on_connection_close(self) -> None:
         super().on_connection_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -538,3 +539,54 @@ async def test_only_so_many_turns_run_at_once_and_the_next_waits(fetch: Fetch, u
         await asyncio.sleep(0.01)
     assert [turn.result().code for turn in turns] == [200] * 5
     assert most == 2
+
+
+# --- garbage --------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_what_is_over_leaves_nothing_for_a_collection(
+    fetch: Fetch, http_port: int, upstream: OpenAIServer, workspace: Path, log_watch: LogWatch
+) -> None:
+    """Full collections hold the event loop, and are rare."""
+    log_watch.expect("the API key was refused")
+    (workspace / "a.txt").write_text("text")
+
+    answers = {
+        "say": fake.text("a", "b"),
+        "read": fake.calls(("read_file", {"path": "a.txt"})),
+        "fail": fake.refusal(401),
+        "wait": fake.text("never", pause=60),
+    }
+    upstream.script = lambda asked: answers.get(asked["messages"][-1]["content"], fake.text("it was read"))
+
+    async def one_of_each() -> None:
+        before = len(upstream.requests)
+        await fetch("/chat", body=body("say", session_id="s"))
+        await fetch("/chat/stream", body=body("read", session_id="s"))
+        await fetch("/chat", body=body("fail", session_id="s"))
+        cancelled = asyncio.create_task(fetch("/chat", body=body("wait", session_id="s")))
+        await until(lambda: len(upstream.requests) == before + 5, "it asks")
+        follower = await TCPClient().connect("127.0.0.1", http_port)
+        await follower.write(b"GET /sessions/s/events?after=0-0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await follower.read_until(b"event: resync")
+        follower.close()
+        await fetch("/sessions/s/cancel", body=b"")
+        await cancelled
+        for path in ("/health", "/sessions", "/sessions/s", "/nothing"):
+            await fetch(path)
+
+    await one_of_each()  # once for what is kept from then on
+    gc.collect()
+    gc.disable()
+    try:
+        await one_of_each()
+        await asyncio.sleep(0.1)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        ours = [repr(thing)[:200] for thing in gc.garbage if type(thing).__module__.startswith("pawand")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert ours == []
