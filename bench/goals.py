@@ -112,9 +112,10 @@ def many_at_once(rig: Rig, runs: int) -> list[Figure]:
     runs *= 3
     with rig.daemon() as daemon:
         own, bare = beside_floor(rig, daemon, runs, LONG, parallel=PARALLEL)
+        note = f"{runs} runs, {_clients(own)}"
         figures = [
             Figure(name="20 × 500 tokens, wall", unit="s", values=_walls(own), floor=_walls(bare), goal=0.5),
-            Figure(name="… CPU", unit="s", values=_cpu(own), floor=_cpu(bare), ratio_goal=3, note=_clients(own)),
+            Figure(name="… CPU", unit="s", values=_cpu(own), floor=_cpu(bare), ratio_goal=3, note=note),
         ]
         own, bare = beside_floor(rig, daemon, runs, Plan(500, whole=True), parallel=PARALLEL)
         return [

@@ -23,7 +23,10 @@ async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
             interruption = error
     if interruption is not None:
         task.exception()
-        raise interruption
+        try:
+            raise interruption
+        finally:
+            del interruption  # else it and this frame would have each other, and all that waits here
     return task.result()
 
 

@@ -13,6 +13,8 @@ from collections import deque
 
 SLICE_SECS = 0.000125
 MAX_EVENTS = 8
+TICK_SECS = 0.02
+AWAKE_SECS = 1.0
 HOLD_SECS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -65,15 +67,15 @@ class Pace:
 class HoldWatch(selectors.EpollSelector):
     """The selector of an event loop that measures how long each pass of the loop keeps everybody waiting.
 
-    A pass begins when something was there to do: when select returned, or before, when a timer was due and the thread
-    did not get the interpreter or a processor. It gets a bounded number of events: the kernel keeps the others for the
-    next, in the order in which they came.
+    A pass begins when something was there to do: when select returned, or before, when its time was over and the thread
+    did not get the interpreter or a processor. Therefore that time is short while there is anything to do, and for a
+    second after. A pass gets a bounded number of events: the kernel keeps the others for the next, in their order.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))  # the same one, to be asked for less at once
-        self._began = time.monotonic()
+        self._began = self._awake = time.monotonic()
         self.longest = 0.0
         self.total = 0.0
         self.counts = [0] * (len(HOLD_SECS) + 1)
@@ -85,9 +87,13 @@ class HoldWatch(selectors.EpollSelector):
         self.counts[bisect_left(HOLD_SECS, held)] += 1
         self.total += held
         self.longest = max(self.longest, held)
+        if ended - self._awake < AWAKE_SECS:
+            timeout = TICK_SECS if timeout is None else min(timeout, TICK_SECS)
         timeout = None if timeout is None else math.ceil(1000 * max(timeout, 0)) / 1000  # epoll knows milliseconds
         events = self._epoll.poll(timeout, MAX_EVENTS)
         self._began = time.monotonic()
+        if events:
+            self._awake = self._began
         if timeout is not None:
             self._began = min(self._began, ended + timeout)
         keys = self.get_map()

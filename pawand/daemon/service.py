@@ -34,8 +34,6 @@ ASK_SECS = 1.0
 """How long a client that has connected before the end may take to send its request."""
 CLOSE_SECS = 5.0
 PUBLISH_SECS = 5.0
-TICK_SECS = 0.02
-IDLE_TICK_SECS = 1.0
 FULL_COLLECTION_EVERY = 100
 """So many collections of what is not new any more; Python's own number is 10."""
 
@@ -94,7 +92,6 @@ async def _serve(
     tasks = [
         asyncio.create_task(_warm(store, parts)),
         asyncio.create_task(_reload_when_asked(parts, publish, reload, manager)),
-        asyncio.create_task(_tick(parts)),
     ]
     if plan.config.discovery.mdns:
         tasks.append(asyncio.create_task(_speak_mdns(parts, sockets)))
@@ -114,12 +111,6 @@ async def _serve(
         await asyncio.wait([informing])
         with suppress(OSError):
             paths.state_file(plan.state).unlink()
-
-
-async def _tick(parts: Parts) -> None:
-    """Timers by which the HoldWatch of the loop sees also what holds the interpreter while the loop sleeps."""
-    while True:  # noqa: ASYNC110 - the sleep is what is wanted
-        await asyncio.sleep(TICK_SECS if parts.services.turns.busy else IDLE_TICK_SECS)
 
 
 async def _stop(parts: Parts, server: Server, manager: Systemd) -> None:

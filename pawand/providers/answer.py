@@ -127,6 +127,9 @@ class Answer:
                 text, self._half = text[:-1], text[-1]
         return text
 
+    def close(self) -> None:
+        self._markup.close()
+
     def finish(self) -> list[Item]:
         """What was held back, then the Finish. Raises ProviderError where the stream was cut before its end."""
         if not self.finished:

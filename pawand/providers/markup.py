@@ -66,6 +66,10 @@ class Markup:
         next(self._machine, None)
         return self._given()
 
+    def close(self) -> None:
+        """For an answer that may have no end: what reads it would be kept, and keep all of this."""
+        self._machine.close()
+
     def give_up_calls(self) -> list[Part]:
         """The answer has calls that are no markup: what was taken for calls is text after all."""
         texts, self._call_texts, self.calls, self._tools = self._call_texts, [], [], {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any, cast
 
 import aiohttp
@@ -81,19 +81,19 @@ class OpenAIChat:
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[list[Item], None]:
         """Yield the items of one completion as they come, a Finish last. Raises ProviderError for every failure."""
-        answer = Answer(self._redactor, request)
-        try:
-            async with aclosing(self._events(request, answer)) as events:
-                async for data in events:
-                    items, failure = answer.read(data)
-                    if items:
-                        yield items
-                    if failure is not None:
-                        raise failure
-        except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-            if not answer.finished:  # what breaks after the model's last word is of no interest
-                raise classify(error, self._url, self._redactor) from error
-        yield answer.finish()
+        with closing(Answer(self._redactor, request)) as answer:
+            try:
+                async with aclosing(self._events(request, answer)) as events:
+                    async for data in events:
+                        items, failure = answer.read(data)
+                        if items:
+                            yield items
+                        if failure is not None:
+                            raise failure
+            except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+                if not answer.finished:  # what breaks after the model's last word is of no interest
+                    raise classify(error, self._url, self._redactor) from error
+            yield answer.finish()
 
     async def models(self) -> list[str]:
         """The names of the models that the server says it has. Raises ProviderError."""

@@ -88,7 +88,7 @@ def clip(text: str, limit: int, hint: str = "") -> str:
 
 
 def fit(result: Any, limit: int) -> Any:
-    """A tool's result in at most `limit` characters of JSON (500 or more): long parts are cut, short ones stay."""
+    """A tool's result in at most `limit` characters (500 or more), as a text or as JSON: its long parts are cut."""
     if _size(result) <= limit:
         return result
     fitted = _fit(_without_long_strings(result, limit), limit)

@@ -112,7 +112,7 @@ class EventLog:
         """The frames from `position` on, joined, and the number after them."""
         after = (self.last if end is None else min(self.last, end)) + 1
         if self._taken[:2] != (position, after):  # most readers are where the last one was
-            self._taken = position, after, bytes(self._frames[self._start(position) : self._start(after)])
+            self._taken = position, after, bytes(memoryview(self._frames)[self._start(position) : self._start(after)])
         return self._taken[2], after
 
     def wake_later(self, cursor: Cursor) -> None:

@@ -58,7 +58,8 @@ class Slots(dict[str, Slot]):
                     try:
                         yield slot
                     finally:
-                        self._let_go_if_unused(session_id, slot)
+                        if self.get(session_id) is slot:  # else it was deleted just now
+                            self._let_go_if_unused(session_id, slot)
                     return
 
     def _let_go_if_unused(self, session_id: str, slot: Slot) -> None:

@@ -263,7 +263,7 @@ class Turn:
             if self._session is not None:
                 await self._settle(bench, self._session)
             elif isinstance(error, CancelledTurnError | NotFoundError):
-                await asyncio.to_thread(self._forget_file)
+                await bench.files.do(self._forget_file)
         except PawandError as failure:
             log.warning("session %s: %s", self.session_id, failure)
             bench.metrics.note_failure(failure)

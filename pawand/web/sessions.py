@@ -110,7 +110,6 @@ class EventsHandler(OneSessionHandler, StreamHandler):
     async def get(self, id: str) -> None:
         turns = self.services.turns
         await self.check_exists(id)
-        await self.pace.breathe()
         if turns.stopping:
             # An EventSource takes any answer but 200 for final; a broken connection makes it come back.
             self.close_connection()
@@ -120,6 +119,7 @@ class EventsHandler(OneSessionHandler, StreamHandler):
         known = self.request.headers.get("Last-Event-ID") or after
         position, lost = _begin_at(followed, known)
         cursor = self.follow(followed.log, position)
+        await self.pace.breathe()
         try:
             self.begin(resync(followed.log, position, lost, id) if lost else b"")
             await self.flush()
