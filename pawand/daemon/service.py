@@ -248,17 +248,20 @@ def _warn(plan: Plan) -> None:
 
 async def _warm(store: SessionStore, parts: Parts) -> None:
     """What the first requests would wait for, done while nobody waits."""
+    gc.disable()  # a full collection holds the loop, and nothing of this is garbage
     try:
-        await asyncio.to_thread(store.list)
-    except StorageError as error:
-        log.warning("%s", error)
-        parts.services.metrics.note_failure(error)
-    await parts.services.directory.peers()
-    await parts.outside.provider.warm()
-    # A full collection holds the loop. What is there now stays, and neither turns nor followers leave cycles behind.
-    gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, FULL_COLLECTION_EVERY)
+        try:
+            await asyncio.to_thread(store.list)
+        except StorageError as error:
+            log.warning("%s", error)
+            parts.services.metrics.note_failure(error)
+        await parts.services.directory.peers()
+        await parts.outside.provider.warm()
+    finally:
+        gc.freeze()  # what is there now stays; and neither turns nor followers leave cycles behind
+        young, middle, _ = gc.get_threshold()
+        gc.set_threshold(young, middle, FULL_COLLECTION_EVERY)
+        gc.enable()
 
 
 async def _speak_mdns(parts: Parts, sockets: list[socket.socket]) -> None:
