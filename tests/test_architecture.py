@@ -15,7 +15,20 @@ PACKAGE = ROOT / "pawand"
 
 # From the ground up; a module may import from its own line and those before it.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "wire", "paths", "redact", "hardening", "aio", "event_loop", "logs", "metrics", "procfs", "token_file"),
+    (
+        "errors",
+        "wire",
+        "paths",
+        "redact",
+        "hardening",
+        "aio",
+        "event_loop",
+        "garbage",
+        "logs",
+        "metrics",
+        "procfs",
+        "token_file",
+    ),
     ("config", "sessions", "providers.base"),
     ("providers", "tools", "peers", "memory"),
     ("agent",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import logging
 import os
 import socket
@@ -12,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from pawand import __version__, hardening, paths
+from pawand import __version__, garbage, hardening, paths
 from pawand.client import url_of
 from pawand.daemon import signals, system, systemd
 from pawand.daemon.assembly import Parts, assemble
@@ -23,6 +22,7 @@ from pawand.event_loop import HoldWatch
 from pawand.peers.announcement import Card, Neighbours
 from pawand.sessions import lock
 from pawand.sessions.store import SessionStore
+from pawand.turns.manager import TurnManager
 from pawand.web.access import is_loopback
 from pawand.web.app import make_app
 from pawand.web.base import MAX_DRAINED_BYTES
@@ -34,8 +34,6 @@ ASK_SECS = 1.0
 """How long a client that has connected before the end may take to send its request."""
 CLOSE_SECS = 5.0
 PUBLISH_SECS = 5.0
-FULL_COLLECTION_EVERY = 100
-"""So many collections of what is not new any more; Python's own number is 10."""
 
 
 def serve(plan: Plan) -> None:
@@ -91,6 +89,7 @@ async def _serve(
     informing = asyncio.create_task(manager.keep_informed(functools.partial(_status, parts, url)))
     tasks = [
         asyncio.create_task(_warm(store, parts)),
+        asyncio.create_task(garbage.collect_when_quiet(lambda: _busy(parts.services.turns))),
         asyncio.create_task(_reload_when_asked(parts, publish, reload, manager)),
     ]
     if plan.config.discovery.mdns:
@@ -111,6 +110,11 @@ async def _serve(
         await asyncio.wait([informing])
         with suppress(OSError):
             paths.state_file(plan.state).unlink()
+
+
+def _busy(turns: TurnManager) -> bool:
+    """Whether there is anybody who would notice a pause, and much for a collection to look at."""
+    return turns.busy or turns.followers > 0
 
 
 async def _stop(parts: Parts, server: Server, manager: Systemd) -> None:
@@ -248,8 +252,7 @@ def _warn(plan: Plan) -> None:
 
 async def _warm(store: SessionStore, parts: Parts) -> None:
     """What the first requests would wait for, done while nobody waits."""
-    gc.disable()  # a full collection holds the loop, and nothing of this is garbage
-    try:
+    with garbage.none_meanwhile():
         try:
             await asyncio.to_thread(store.list)
         except StorageError as error:
@@ -257,11 +260,6 @@ async def _warm(store: SessionStore, parts: Parts) -> None:
             parts.services.metrics.note_failure(error)
         await parts.services.directory.peers()
         await parts.outside.provider.warm()
-    finally:
-        gc.freeze()  # what is there now stays; and neither turns nor followers leave cycles behind
-        young, middle, _ = gc.get_threshold()
-        gc.set_threshold(young, middle, FULL_COLLECTION_EVERY)
-        gc.enable()
 
 
 async def _speak_mdns(parts: Parts, sockets: list[socket.socket]) -> None:

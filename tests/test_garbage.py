@@ -1,0 +1,97 @@
+"""Full collections wait for a quiet moment, but not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from pawand import garbage
+
+MANY = 50
+
+
+@contextmanager
+def full_collections() -> Iterator[list[dict[str, Any]]]:
+    made: list[dict[str, Any]] = []
+
+    def note(phase: str, info: dict[str, Any]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            made.append(info)
+
+    gc.callbacks.append(note)
+    try:
+        yield made
+    finally:
+        gc.callbacks.remove(note)
+
+
+async def until_made(made: list[dict[str, Any]]) -> None:
+    for _ in range(500):
+        if made:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("no full collection was made")
+
+
+def make_due() -> None:
+    for _ in range(MANY):
+        gc.collect(1)
+
+
+def test_they_are_made_when_they_are_due_and_nobody_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "LOOK_SECS", 0.01)
+    before = gc.get_threshold()
+    is_busy = True
+
+    async def test(made: list[dict[str, Any]]) -> None:
+        nonlocal is_busy
+        task = asyncio.create_task(garbage.collect_when_quiet(lambda: is_busy))
+        await asyncio.sleep(0)
+        make_due()
+        await asyncio.sleep(0.1)
+        assert not made
+        is_busy = False
+        await until_made(made)
+        await asyncio.sleep(0.1)
+        assert len(made) == 1, "it is not due again"
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    gc.collect()
+    with full_collections() as made:
+        asyncio.run(test(made))
+    assert gc.get_threshold() == before
+
+
+def test_they_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "LOOK_SECS", 0.01)
+    monkeypatch.setattr(garbage, "LONGEST_SECS", 0.05)
+
+    async def test(made: list[dict[str, Any]]) -> None:
+        task = asyncio.create_task(garbage.collect_when_quiet(lambda: True))
+        await asyncio.sleep(0)
+        make_due()
+        await until_made(made)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with full_collections() as made:
+        asyncio.run(test(made))
+
+
+def test_what_a_start_makes_is_not_looked_at_again() -> None:
+    with full_collections() as made:
+        with garbage.none_meanwhile():
+            kept = [[number] for number in range(100_000)]
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert not made
+        assert gc.get_freeze_count() > len(kept)
+    gc.unfreeze()
