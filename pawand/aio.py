@@ -21,13 +21,13 @@ async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:
             interruption = error
-    if interruption is not None:
-        task.exception()
-        try:
+    try:
+        if interruption is not None:
+            task.exception()
             raise interruption
-        finally:
-            del interruption  # else it and this frame would have each other, and all that waits here
-    return task.result()
+        return task.result()
+    finally:
+        del task, interruption  # else what is raised and this frame would have each other, and all that waits here
 
 
 class Workers:

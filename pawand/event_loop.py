@@ -10,6 +10,7 @@ import selectors
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 
 SLICE_SECS = 0.000125
 MAX_EVENTS = 8
@@ -68,14 +69,16 @@ class HoldWatch(selectors.EpollSelector):
     """The selector of an event loop that measures how long each pass of the loop keeps everybody waiting.
 
     A pass begins when something was there to do: when select returned, or before, when its time was over and the thread
-    did not get the interpreter or a processor. Therefore that time is short while there is anything to do, and for a
-    second after. A pass gets a bounded number of events: the kernel keeps the others for the next, in their order.
+    did not get the interpreter or a processor. Therefore that time is short while the loop is `busy`, and for a second
+    after each event. A pass gets a bounded number of events: the kernel keeps the others for the next, in their order.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))  # the same one, to be asked for less at once
         self._began = self._awake = time.monotonic()
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether there is work under way that brings no events, in threads say."""
         self.longest = 0.0
         self.total = 0.0
         self.counts = [0] * (len(HOLD_SECS) + 1)
@@ -87,7 +90,7 @@ class HoldWatch(selectors.EpollSelector):
         self.counts[bisect_left(HOLD_SECS, held)] += 1
         self.total += held
         self.longest = max(self.longest, held)
-        if ended - self._awake < AWAKE_SECS:
+        if ended - self._awake < AWAKE_SECS or self.busy():
             timeout = TICK_SECS if timeout is None else min(timeout, TICK_SECS)
         timeout = None if timeout is None else math.ceil(1000 * max(timeout, 0)) / 1000  # epoll knows milliseconds
         events = self._epoll.poll(timeout, MAX_EVENTS)

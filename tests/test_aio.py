@@ -127,28 +127,35 @@ def test_who_is_cancelled_in_the_moment_of_the_bark_is_cancelled() -> None:
 # --- uninterrupted --------------------------------------------------------------------------------
 
 
-def test_who_was_cancelled_meanwhile_leaves_nothing_for_a_collection() -> None:
+@pytest.mark.parametrize("cancelled", [True, False], ids=["who was cancelled", "what failed"])
+def test_it_leaves_nothing_for_a_collection(*, cancelled: bool) -> None:
     class Kept:
         pass
 
     async def test() -> None:
         gate = asyncio.Event()
 
+        async def work() -> None:
+            await gate.wait()
+            if not cancelled:
+                raise ValueError
+
         async def wait(kept: Kept) -> None:
-            await uninterrupted(gate.wait())
+            await uninterrupted(work())
 
         kept = Kept()
         gone = weakref.ref(kept)
         task = asyncio.create_task(wait(kept))
         del kept
         await asyncio.sleep(0)
-        task.cancel()
+        if cancelled:
+            task.cancel()
         await asyncio.sleep(0)
         assert not task.done()
         gate.set()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, ValueError):
             await task
-        assert task.cancelled()
+        assert task.cancelled() is cancelled
         del task
         await asyncio.sleep(0)  # the step that was woken by an exception holds it
         assert gone() is None

@@ -51,25 +51,27 @@ def test_who_holds_the_loop_is_seen() -> None:
     assert watch.total >= watch.longest
 
 
+@pytest.mark.parametrize("secs", [0.0, AWAKE_SECS + 0.2], ids=["at once", "later"])
 @pytest.mark.parametrize("event", [False, True], ids=["nothing to do", "an event"])
-def test_a_thread_that_holds_the_interpreter_is_seen_though_the_loop_sleeps(*, event: bool) -> None:
+def test_a_thread_that_holds_the_interpreter_is_seen_though_the_loop_sleeps(*, event: bool, secs: float) -> None:
     ours, theirs = os.pipe()
     took = 0.0
 
     def hold() -> None:
         nonlocal took
-        time.sleep(0.02)  # until the loop sleeps
+        time.sleep(secs + 0.02)  # until the loop sleeps
         began = time.perf_counter()
         ctypes.PyDLL(None).usleep(300_000)  # which gives the interpreter to nobody
         took = time.perf_counter() - began
 
-    async def test(_: HoldWatch) -> None:
+    async def test(watch: HoldWatch) -> None:
         loop = asyncio.get_running_loop()
+        watch.busy = lambda: True
         if event:
             loop.add_reader(ours, loop.remove_reader, ours)
         await asyncio.to_thread(hold)
 
-    with subprocess.Popen(["sleep", "0.1"], stdout=theirs):  # its end is the event
+    with subprocess.Popen(["sleep", f"{secs + 0.1}"], stdout=theirs):  # its end is the event
         os.close(theirs)
         watch = run(test)
     os.close(ours)

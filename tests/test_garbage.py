@@ -82,16 +82,45 @@ def test_they_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         with suppress(asyncio.CancelledError):
             await task
 
+    gc.collect()
     with full_collections() as made:
         asyncio.run(test(made))
 
 
-def test_what_a_start_makes_is_not_looked_at_again() -> None:
-    with full_collections() as made:
+def test_what_a_start_makes_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "LOOK_SECS", 0.01)
+
+    async def test(made: list[dict[str, Any]]) -> None:
+        task = asyncio.create_task(garbage.collect_when_quiet(lambda: False))
         with garbage.none_meanwhile():
+            make_due()
             kept = [[number] for number in range(100_000)]
+            await asyncio.sleep(0.1)
             assert not gc.isenabled()
         assert gc.isenabled()
         assert not made
         assert gc.get_freeze_count() > len(kept)
-    gc.unfreeze()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    gc.collect()
+    try:
+        with full_collections() as made:
+            asyncio.run(test(made))
+    finally:
+        gc.unfreeze()
+
+
+def test_a_start_that_takes_long_does_not_do_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "LONGEST_START_SECS", 0.05)
+
+    async def test() -> None:
+        with garbage.none_meanwhile():
+            await asyncio.sleep(0.2)
+            assert gc.isenabled()
+
+    try:
+        asyncio.run(test())
+    finally:
+        gc.unfreeze()

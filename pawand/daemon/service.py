@@ -87,6 +87,7 @@ async def _serve(
     _announce(plan, url, parts)
     manager.tell("READY=1", f"STATUS={_status(parts, url)}")
     informing = asyncio.create_task(manager.keep_informed(functools.partial(_status, parts, url)))
+    watch.busy = lambda: parts.services.turns.busy
     tasks = [
         asyncio.create_task(_warm(store, parts)),
         asyncio.create_task(garbage.collect_when_quiet(lambda: _busy(parts.services.turns))),

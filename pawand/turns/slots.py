@@ -58,8 +58,10 @@ class Slots(dict[str, Slot]):
                     try:
                         yield slot
                     finally:
-                        if self.get(session_id) is slot:  # else it was deleted just now
+                        if self.get(session_id) is slot:
                             self._let_go_if_unused(session_id, slot)
+                        elif slot.idle is not None:  # it was deleted just now
+                            slot.idle.cancel()
                     return
 
     def _let_go_if_unused(self, session_id: str, slot: Slot) -> None:

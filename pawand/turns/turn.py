@@ -267,6 +267,7 @@ class Turn:
         except PawandError as failure:
             log.warning("session %s: %s", self.session_id, failure)
             bench.metrics.note_failure(failure)
+            failure.forget_past()
         except Exception:  # the error that is reported is the first one
             log.exception("session %s could not be saved", self.session_id)
         self._append_failure(bench, error, self._session.model if self._session else bench.default_model)

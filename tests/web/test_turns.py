@@ -584,8 +584,11 @@ async def test_what_is_over_leaves_nothing_for_a_collection(
         await cancel("stall")
         for path in ("/health", "/sessions", "/sessions/s", "/nothing"):
             await fetch(path)
+        asked = len(upstream.requests)
+        turn = asyncio.create_task(fetch("/chat", body=body("wait", session_id="s")))
+        await until(lambda: len(upstream.requests) > asked, "it asks")
         await fetch("/sessions/s", method="DELETE")
-        await asyncio.sleep(0.1)
+        await turn
 
     def alive() -> Counter[str]:
         return Counter(name for name in map(str, map(type, gc.get_objects())) if name.startswith("<class 'pawand."))
@@ -596,6 +599,6 @@ async def test_what_is_over_leaves_nothing_for_a_collection(
     try:
         before = alive()
         await one_of_each()
-        assert alive() - before == Counter()
+        await until(lambda: not alive() - before, f"all of it goes: {alive() - before}")
     finally:
         gc.enable()
