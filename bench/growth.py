@@ -43,8 +43,8 @@ def session_length(rig: Rig, runs: int) -> list[Figure]:
             holds.append(hold(daemon))
     sent = [REQUEST_BYTES + messages * MESSAGE_BYTES for messages in MESSAGES]
     names = [f"20-token turn after {messages:,} messages, " for messages in MESSAGES]
-    cpu = _grown([f"{name}CPU" for name in names], "ms", costs, sent)
-    first = _grown([f"{name}first token" for name in names], "ms", firsts, sent)
+    cpu = grown([f"{name}CPU" for name in names], "ms", costs, sent)
+    first = grown([f"{name}first token" for name in names], "ms", firsts, sent)
     return [figure for row in zip(cpu, first, holds, strict=True) for figure in row]
 
 
@@ -62,7 +62,7 @@ def saving(rig: Rig, runs: int) -> list[Figure]:
                 store.save(session)
                 times[-1].append(1000 * (time.perf_counter() - began))
             sizes.append((Path(folder) / "saved.json").stat().st_size)
-    figures = _grown([f"save of {messages:,} messages" for messages in SAVED], "ms", times, sizes)
+    figures = grown([f"save of {messages:,} messages" for messages in SAVED], "ms", times, sizes)
     slow = next((size for size, of in zip(sizes, times, strict=True) if median(of) > SLOW_SAVE_MS), None)
     verdict = "none of these takes over" if slow is None else f"{slow / 1000:,.0f} KB is the first of these over"
     return [*figures[:-1], _noted(figures[-1], f"{verdict} {SLOW_SAVE_MS:g} ms")]
@@ -80,7 +80,7 @@ def followers(rig: Rig, runs: int) -> list[Figure]:
             measured = [measure(daemon, task) for _ in range(runs + 1)][1:]
             costs.append([one.cpu for one in measured])
         names = [f"500-token turn with {count:,} followers, CPU" for count in counts]
-        return [*_grown(names, "s", costs, [1 + count for count in counts]), hold(daemon)]
+        return [*grown(names, "s", costs, [1 + count for count in counts]), hold(daemon)]
 
 
 def stored_sessions(rig: Rig, runs: int) -> list[Figure]:
@@ -95,7 +95,7 @@ def stored_sessions(rig: Rig, runs: int) -> list[Figure]:
             measured = [measure(daemon, task) for _ in range(runs + 1)][1:]
             costs.append(milliseconds([one.cpu / each for one in measured]))
             holds.append(hold(daemon))
-    figures = _grown([f"20-token turn beside {count:,} sessions, CPU" for count in counts], "ms", costs, [1, 1])
+    figures = grown([f"20-token turn beside {count:,} sessions, CPU" for count in counts], "ms", costs, [1, 1])
     return [figure for row in zip(figures, holds, strict=True) for figure in row]
 
 
@@ -109,10 +109,10 @@ def parallel_turns(rig: Rig, runs: int) -> list[Figure]:
             measured = [measure(daemon, task) for _ in range(runs + 1)][1:]
             costs.append([1e6 * one.cpu / (count * LONG.tokens) for one in measured])
         names = [f"a token of {count} turns at once, CPU" for count in counts]
-        return [*_grown(names, "µs", costs, [1] * len(counts)), hold(daemon)]
+        return [*grown(names, "µs", costs, [1] * len(counts)), hold(daemon)]
 
 
-def _grown(names: list[str], unit: str, costs: list[list[float]], sent: list[int]) -> list[Figure]:
+def grown(names: list[str], unit: str, costs: list[list[float]], sent: list[int]) -> list[Figure]:
     """A figure for each size; `sent` is how much goes out, in any unit."""
     figures = [Figure(name=names[0], unit=unit, values=costs[0])]
     for name, values, size in zip(names[1:], costs[1:], sent[1:], strict=True):

@@ -184,9 +184,8 @@ class Client:
 
     def result(self) -> Result:
         """Of one that was waited for. Raises RuntimeError where what came was wrong."""
-        result = msgspec.json.decode(self._heard(), type=Result)
-        self._process.wait()
-        return result
+        with self._process:
+            return msgspec.json.decode(self._heard(), type=Result)
 
     def _tell(self, line: bytes) -> None:
         stdin = self._process.stdin

@@ -221,13 +221,13 @@ class Start(Event, frozen=True, kw_only=True):
     model: str
 
 
-class Thinking(Event, frozen=True, kw_only=True, gc=False):
+class Thinking(Event, frozen=True, kw_only=True):
     event: ClassVar[str] = "thinking"
     content: str
     iteration: int
 
 
-class Token(Event, frozen=True, kw_only=True, gc=False):
+class Token(Event, frozen=True, kw_only=True):
     event: ClassVar[str] = "token"
     content: str
     iteration: int

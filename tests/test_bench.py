@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from bench import answers
 from bench.answers import WrongAnswerError, check, unchunked
+from bench.client import Pings
 from bench.figures import Figure
+from bench.growth import grown
+from bench.rig import run
 from bench.upstream import Plan, token
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +82,35 @@ def test_a_goal_holds_for_the_median_and_for_the_ratio_of_each_run_to_its_floor(
     assert (figure.median, figure.ratio, figure.met) == (2, 2, False)
     assert Figure(name="x", unit="s", values=[1, 9, 2], goal=2).met is True
     assert Figure(name="x", unit="s", values=[1]).met is None
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_listing_that_lacks_rows_fails(rows: int) -> None:
+    class Two(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            self.wfile.write(b"[1, 2]")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Two) as server:
+        threading.Thread(target=server.handle_request).start()
+        task = Pings(port=server.server_port, path="/sessions", count=1, rows=rows)
+        if rows == 2:
+            assert len(run(task).wholes) == 1
+        else:
+            with pytest.raises(RuntimeError, match="a client failed"):
+                run(task)
+
+
+def test_a_cost_may_grow_as_what_is_sent_and_no_faster() -> None:
+    costs, sent = [[2.0], [20.0], [400.0]], [1, 10, 100]
+    assert [figure.met for figure in grown(["a", "b", "c"], "s", costs, sent)] == [None, True, False]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -30,6 +30,16 @@ def full_collections() -> Iterator[list[dict[str, Any]]]:
         gc.callbacks.remove(note)
 
 
+@asynccontextmanager
+async def collecting(busy: Callable[[], bool]) -> AsyncIterator[None]:
+    task = asyncio.create_task(garbage.collect_when_quiet(busy))
+    await asyncio.sleep(0)
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 async def until_made(made: list[dict[str, Any]]) -> None:
     for _ in range(500):
         if made:
@@ -50,18 +60,14 @@ def test_they_are_made_when_they_are_due_and_nobody_is_busy(monkeypatch: pytest.
 
     async def test(made: list[dict[str, Any]]) -> None:
         nonlocal is_busy
-        task = asyncio.create_task(garbage.collect_when_quiet(lambda: is_busy))
-        await asyncio.sleep(0)
-        make_due()
-        await asyncio.sleep(0.1)
-        assert not made
-        is_busy = False
-        await until_made(made)
-        await asyncio.sleep(0.1)
-        assert len(made) == 1, "it is not due again"
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        async with collecting(lambda: is_busy):
+            make_due()
+            await asyncio.sleep(0.1)
+            assert not made
+            is_busy = False
+            await until_made(made)
+            await asyncio.sleep(0.1)
+            assert len(made) == 1, "it is not due again"
 
     gc.collect()
     with full_collections() as made:
@@ -74,13 +80,9 @@ def test_they_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "LONGEST_SECS", 0.05)
 
     async def test(made: list[dict[str, Any]]) -> None:
-        task = asyncio.create_task(garbage.collect_when_quiet(lambda: True))
-        await asyncio.sleep(0)
-        make_due()
-        await until_made(made)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        async with collecting(lambda: True):
+            make_due()
+            await until_made(made)
 
     gc.collect()
     with full_collections() as made:
@@ -91,18 +93,15 @@ def test_what_a_start_makes_is_not_looked_at_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(garbage, "LOOK_SECS", 0.01)
 
     async def test(made: list[dict[str, Any]]) -> None:
-        task = asyncio.create_task(garbage.collect_when_quiet(lambda: False))
-        with garbage.none_meanwhile():
-            make_due()
-            kept = [[number] for number in range(100_000)]
-            await asyncio.sleep(0.1)
-            assert not gc.isenabled()
-        assert gc.isenabled()
-        assert not made
-        assert gc.get_freeze_count() > len(kept)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        async with collecting(lambda: False):
+            with garbage.none_meanwhile():
+                make_due()
+                kept = [[number] for number in range(100_000)]
+                await asyncio.sleep(0.1)
+                assert not gc.isenabled()
+            assert gc.isenabled()
+            assert not made
+            assert gc.get_freeze_count() > len(kept)
 
     gc.collect()
     try:

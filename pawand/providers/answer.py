@@ -22,20 +22,20 @@ MAX_COUNT = 2**53
 _COUNTED = ("prompt", "completion", "total")
 
 
-class _Delta(Struct, gc=False):
+class _Delta(Struct):
     content: str | list[Any] | None = None
     reasoning_content: Any = None
     reasoning: Any = None
     tool_calls: list[CallDelta] | None = None
 
 
-class _Choice(Struct, gc=False):
+class _Choice(Struct):
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
 
 
-class _Chunk(Struct, gc=False):
+class _Chunk(Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None

@@ -23,11 +23,11 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     thinking: bool = True
 
 
-class Text(Struct, frozen=True, gc=False):
+class Text(Struct, frozen=True):
     text: str
 
 
-class Reasoning(Struct, frozen=True, gc=False):
+class Reasoning(Struct, frozen=True):
     text: str
 
 

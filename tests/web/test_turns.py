@@ -564,10 +564,14 @@ async def test_what_is_over_leaves_nothing_for_a_collection(
     }
     upstream.script = lambda asked: answers.get(asked["messages"][-1]["content"], fake.text("it was read"))
 
-    async def cancel(message: str) -> None:
+    async def running(message: str) -> asyncio.Task[Any]:
         asked = len(upstream.requests)
         turn = asyncio.create_task(fetch("/chat", body=body(message, session_id="s")))
         await until(lambda: len(upstream.requests) > asked, "it asks")
+        return turn
+
+    async def cancel(message: str) -> None:
+        turn = await running(message)
         follower = await TCPClient().connect("127.0.0.1", http_port)
         await follower.write(b"GET /sessions/s/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await follower.read_until(b"event: token" if message == "stall" else b"event: start")
@@ -584,9 +588,7 @@ async def test_what_is_over_leaves_nothing_for_a_collection(
         await cancel("stall")
         for path in ("/health", "/sessions", "/sessions/s", "/nothing"):
             await fetch(path)
-        asked = len(upstream.requests)
-        turn = asyncio.create_task(fetch("/chat", body=body("wait", session_id="s")))
-        await until(lambda: len(upstream.requests) > asked, "it asks")
+        turn = await running("wait")
         await fetch("/sessions/s", method="DELETE")
         await turn
 
