@@ -127,6 +127,7 @@ def test_lone_surrogates_become_valid_text(bench: Bench) -> None:
     assert (bench.root / "file").read_text() == "x?\n"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("anchor", ["xxxxxxxxx", "xxxxxxxxx\n" * 1000, "XXXXXXXXX", "y"])
 def test_a_hostile_file_takes_no_long_time(bench: Bench, anchor: str) -> None:
     (bench.root / "file").write_text("xxxxxxxxx\n" * 1_000_000)
